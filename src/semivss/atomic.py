@@ -1,0 +1,73 @@
+"""Atomic files: a reader sees the old content or the new one, never half of it, whatever is killed or full."""
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from semivss.errors import SemivssError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
+    """Yield a binary file that becomes `path` when the block ends without an exception.
+
+    The temporary file lies beside the target (never in $TMPDIR, which may be another file system). `sync=False` leaves out the
+    two fsyncs for files that a restart writes again anyway, such as one predicted frame.
+
+    Raises:
+        SemivssError: the folder cannot be written or is full; the previous file is untouched.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        if sync:
+            _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno is None:  # an error of a library that borrows the class, such as an image that cannot be identified
+            raise
+        raise _cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write `data` to `path` in one step. Raises SemivssError as `atomic_file` does."""
+    with atomic_file(path, sync=sync) as file:
+        file.write(data)
+
+
+def atomic_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON in one step. Raises SemivssError as `atomic_file` does."""
+    atomic_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _cannot_write(path: Path, error: OSError) -> SemivssError:
+    remedy = "free space there and run the same command again" if error.errno in _FULL else "choose another place with --out"
+    return SemivssError(f"{path}: cannot write ({error.strerror}); what was there before is intact; {remedy}")

@@ -1,0 +1,53 @@
+"""The records that travel: batches into a model, logits out of it. Letters: B images, T frames of a clip, C classes, Q queries,
+D feature channels, H W full size, h w stride-4 size."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+IGNORE = 255  # label of a pixel that takes part in nothing
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one training step, oldest frame first. Padding is 0 in frames and 255 in labels."""
+
+    frames: UInt8[Tensor, "B T 3 H W"]
+    labels: UInt8[Tensor, "B T H W"]  # 0..C-1, 255 ignore; all 255 in an unlabelled stream
+    ids: tuple[str, ...]  # one a clip, "<data set>/<video>/<stem>" of its last frame
+
+    def flat(self) -> tuple[UInt8[Tensor, "N 3 H W"], UInt8[Tensor, "N H W"]]:
+        """Frames and labels with the clips' frames as separate images, N = B * T."""
+        return self.frames.flatten(0, 1), self.labels.flatten(0, 1)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`."""
+        return Batch(self.frames.to(device), self.labels.to(device), self.ids)
+
+
+@dataclass(frozen=True)
+class MaskLogits:
+    """What a mask-classification head (Mask2Former) says."""
+
+    class_logits: Float[Tensor, "B Q C1"]  # C + 1 columns, the last one is "no object"
+    mask_logits: Float[Tensor, "B Q h w"]
+    pixel_features: Float[Tensor, "B D h w"]  # the pixel decoder's mask features
+    auxiliary: tuple[tuple[Tensor, Tensor], ...] = ()  # (class, mask) logits of the earlier decoder layers, for the loss
+
+
+@dataclass(frozen=True)
+class PixelLogits:
+    """What a per-pixel head says."""
+
+    logits: Float[Tensor, "B C h w"]
+    pixel_features: Float[Tensor, "B D h w"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pseudo labels cut by entropy (arXiv 2406.00587, equation 2)."""
+
+    labels: Int64[Tensor, "B H W"]  # arg max where reliable, 255 elsewhere
+    unreliable: Bool[Tensor, "B H W"]
