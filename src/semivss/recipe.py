@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,6 +22,9 @@ class Settings(BaseModel):
     """Base of all sections: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Section = TypeVar("Section", bound=Settings)
 
 
 class Toy(Settings):
@@ -107,6 +110,7 @@ class Data(Settings):
     sampling: Sampling = Sampling()
     augment: Augment = Augment()
     workers: int = Field(0, ge=0)
+    cache_mb: int = Field(0, ge=0)  # decoded frames and masks kept in memory, per process
 
     @model_validator(mode="after")
     def _phases(self) -> Self:
@@ -245,6 +249,14 @@ def parse_recipe(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
         raise RecipeError(f"{where}: {_explain(error)}") from error
 
 
+def checked(section: type[Section], where: str, **values: Any) -> Section:
+    """One section from given values. Raises RecipeError in one line, as a recipe would."""
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {_explain(error)}") from error
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as TOML; reading it back gives the same recipe."""
     import tomli_w
@@ -319,8 +331,6 @@ def _fields_at(location: Sequence[str]) -> list[str]:
 
 def _section(annotation: Any) -> Any:
     """The Settings class inside an annotation such as `tuple[Source, ...]` or `Source | None`."""
-    from typing import get_args
-
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return annotation
     return next((found for argument in get_args(annotation) if argument is not Ellipsis and (found := _section(argument))), None)

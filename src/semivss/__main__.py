@@ -1,0 +1,5 @@
+"""`python -m semivss`: the command line."""
+
+from semivss.cli import main
+
+main()

@@ -1,0 +1,244 @@
+"""The command line: one function a verb. A verb parses its words and calls the work, which it imports only then."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from semivss.errors import SemivssError
+
+app = typer.Typer(
+    name="semivss",
+    help="Semi-supervised video semantic segmentation: a few labelled frames and a lot of video in, predictions and scores out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: loading rich costs a third of the answer's time
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at, import, remap and generate data sets.")
+app.add_typer(data, name="data")
+
+RecipePath = Annotated[Path, typer.Argument(help="TOML recipe.", metavar="RECIPE")]
+Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", help="Change a setting: -o train.steps=100.", metavar="KEY=VALUE")]
+Policy = Annotated[Literal["strict", "skip", "ignore"], typer.Option(help="Damaged files: stop, leave the frame out, or use what is sound.")]
+Kind = Literal["auto", "vspw", "ade20k", "coco_stuff", "coco_panoptic", "cityscapes", "folder"]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
+    override: Overrides = None,
+    again: Annotated[bool, typer.Option("--again", help="Redo finished stages whose settings changed.")] = False,
+) -> None:
+    """Train, predict, score and report on a generated toy world. Needs no data."""
+    from semivss.pipeline import demo_recipe, run
+
+    run(demo_recipe(override or []), out, again=again)
+
+
+@app.command("run")
+def run_stages(
+    recipe: RecipePath,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/<recipe name> by default.")] = None,
+    override: Overrides = None,
+    again: Annotated[bool, typer.Option("--again", help="Redo finished stages whose settings changed.")] = False,
+) -> None:
+    """All stages of a recipe: train, predict, score, report. Finished stages are skipped."""
+    from semivss.pipeline import run
+    from semivss.recipe import load_recipe
+
+    resolved = load_recipe(recipe, override or [])
+    run(resolved, out or Path("runs") / resolved.name, again=again)
+
+
+@app.command()
+def train(
+    recipe: RecipePath,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/<recipe name> by default.")] = None,
+    override: Overrides = None,
+) -> None:
+    """Train a recipe's model; the same command resumes exactly where it stopped."""
+    from semivss.pipeline import train_stage
+    from semivss.recipe import load_recipe
+
+    resolved = load_recipe(recipe, override or [])
+    train_stage(resolved, out or Path("runs") / resolved.name)
+
+
+@app.command()
+def predict(
+    words: Annotated[list[Path], typer.Argument(help="One or more model folders, then the video, frame folder or data set.", metavar="MODEL... INPUT")],
+    out: Annotated[Path, typer.Option(help="Folder for label PNGs, entropy maps and overlays.")] = Path("predictions"),
+    weights: Annotated[str | None, typer.Option(help="Weight of each model, such as 2,1; equal by default.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of a data set in VSPW layout, such as test; by default every video.")] = None,
+    scales: Annotated[str, typer.Option(help="Test-time scales, such as 0.75,1,1.25.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the flipped view.")] = False,
+    crop: Annotated[str | None, typer.Option(help="Sliding window HEIGHTxWIDTH.")] = None,
+    stride: Annotated[str | None, typer.Option(help="Step of the sliding window HEIGHTxWIDTH.")] = None,
+    base: Annotated[str | None, typer.Option(help="Resize frames to HEIGHTxWIDTH before the scales.")] = None,
+    probabilities: Annotated[Literal["none", "uint8", "float16"], typer.Option(help="Also write class probabilities.")] = "none",
+    entropy: Annotated[bool, typer.Option(help="Write entropy maps.")] = True,
+    overlay: Annotated[Literal["none", "overlay", "side_by_side"], typer.Option(help="Overlay video.")] = "overlay",
+    policy: Policy = "strict",
+) -> None:
+    """Segment videos, frame folders or a data set with one model or an ensemble. Finished videos are skipped."""
+    from semivss.pipeline import predict_paths
+    from semivss.recipe import Predict, Views, checked
+
+    if len(words) < 2:
+        raise SemivssError("predict: needs at least one model folder and one input; write semivss predict MODEL... INPUT")
+    views = checked(Views, "predict", scales=_numbers("--scales", scales), flip=flip, crop=_size("--crop", crop), stride=_size("--stride", stride), base=_size("--base", base))
+    settings = checked(Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay)
+    shares = _numbers("--weights", weights) if weights else None
+    predict_paths(words[:-1], words[-1], out, settings, weights=shares, split=split, policy=policy)
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="Folder of predicted <video>/<stem>.png.")],
+    truth: Annotated[Path, typer.Argument(help="Data set with masks.")],
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
+    kind: Annotated[Kind, typer.Option(help="What the data set is.")] = "auto",
+    vc_labels: Annotated[Literal["reduced", "raw"], typer.Option(help="VC convention: void merged with others, or labels as on disk.")] = "reduced",
+    missing: Annotated[Literal["error", "wrong"], typer.Option(help="A missing prediction is an error, or counts as wrong.")] = "error",
+    json: Annotated[Path | None, typer.Option(help="Write the scores to this file.")] = None,
+    policy: Policy = "strict",
+) -> None:
+    """mIoU, weighted IoU, accuracy, VC8 and VC16 of predictions against masks."""
+    from semivss.pipeline import score_paths
+    from semivss.recipe import Score
+
+    score_paths(predictions, truth, Score(vc_labels=vc_labels), split=split, kind=kind, missing=missing, json=json, policy=policy)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")]) -> None:
+    """Write RUN/report/index.html, one self-contained page."""
+    from semivss.progress import say
+    from semivss.report.html import write_report
+
+    say(f"report: {write_report(run)}")
+
+
+@app.command()
+def submit(
+    predictions: Annotated[Path, typer.Argument(help="Folder of predicted <video>/<stem>.png.")],
+    frames: Annotated[Path, typer.Argument(help="Data set whose frames the challenge asks for.")],
+    out: Annotated[Path, typer.Option(help="Zip file.")] = Path("submission.zip"),
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "test",
+) -> None:
+    """Write the challenge-shaped zip of predictions and validate it."""
+    from semivss.pipeline import submit_paths
+
+    submit_paths(predictions, frames, out, split=split)
+
+
+@app.command()
+def show(recipe: RecipePath, override: Overrides = None) -> None:
+    """The resolved recipe, parameter counts, a memory estimate and the views of each stage. Needs no data."""
+    from semivss.recipe import load_recipe
+    from semivss.summary import describe
+
+    typer.echo(describe(load_recipe(recipe, override or [])))
+
+
+@data.command("check")
+def data_check(
+    path: Annotated[Path, typer.Argument(help="Data set, dataset.toml or video.")],
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
+    kind: Annotated[Kind, typer.Option(help="What the data set is.")] = "auto",
+    policy: Policy = "strict",
+    out: Annotated[Path | None, typer.Option(help="Preview picture; ./check_<name>.png by default.")] = None,
+) -> None:
+    """Read everything and show what was understood: classes with pixel counts, a preview, every defect. Exit code 2 on errors."""
+    from semivss.data.check import run_check
+
+    raise typer.Exit(run_check(path, split=split, kind=kind, policy=policy, out=out))
+
+
+@data.command("remap")
+def data_remap(
+    source: Annotated[Path, typer.Argument(help="Folder of index PNGs.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the remapped PNGs.")],
+    name: Annotated[str, typer.Option("--map", help="Shipped label map, such as ade20k150_to_vspw124.")],
+    encoding: Annotated[Literal["ids", "vspw"], typer.Option(help="ids: 0..C-1 and 255; vspw: id + 1 and 0.")] = "ids",
+) -> None:
+    """Turn a tree of masks into another label set, once and for all."""
+    from semivss.data.remap import remap_tree
+
+    remap_tree(source, out, name, encoding=encoding)
+
+
+@data.command("toy")
+def data_toy(
+    out: Annotated[Path, typer.Argument(help="New folder in VSPW layout.")],
+    clips: Annotated[int, typer.Option(min=1, help="Training clips; a quarter as many are written for val and for test.")] = 48,
+    frames: Annotated[int, typer.Option(min=1, help="Frames a clip.")] = 24,
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH.")] = "240x320",
+    seed: Annotated[int, typer.Option(help="Same seed, same world.")] = 0,
+    flow: Annotated[bool, typer.Option("--flow", help="Write the exact optical flow too.")] = False,
+) -> None:
+    """Generate a toy world with exact masks, as files."""
+    from semivss.data.toy_files import write_toy
+
+    shape = _size("size", size)
+    assert shape is not None
+    write_toy(out, clips=clips, frames=frames, size=shape, seed=seed, flow=flow)
+
+
+@data.command("import")
+def data_import(
+    source: Annotated[Path, typer.Argument(help="Folder of frames, CVAT 'Segmentation mask 1.1' zip, video, or folder of videos.")],
+    out: Annotated[Path, typer.Argument(help="New data set folder.")],
+    masks: Annotated[Path | None, typer.Option(help="Folder of masks, for a folder of frames.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="Class list: one name a line, 'name: r,g,b', or JSON id2label.")] = None,
+    frames: Annotated[Path | None, typer.Option(help="Folder of frames, for a CVAT zip that has none.")] = None,
+    background_class: Annotated[bool, typer.Option("--background-class", help="CVAT: keep 'background' as a class of its own.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing description.")] = False,
+) -> None:
+    """Make own frames and masks, a CVAT export or bare videos a data set, without code."""
+    from semivss.data.importer import import_any
+
+    import_any(source, out, masks=masks, classes=classes, frames=frames, background_class=background_class, force=force)
+
+
+def _size(option: str, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, cross, width = text.partition("x")
+    if not (cross and height.isdigit() and width.isdigit() and int(height) > 0 and int(width) > 0):
+        raise SemivssError(f"{option} {text}: not a size; write HEIGHTxWIDTH such as 240x320")
+    return int(height), int(width)
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise SemivssError(f"{option} {text}: not numbers; write them with commas such as 0.75,1,1.25") from None
+
+
+def main() -> None:
+    """Run the command line: one line and exit code 2 for what the user can mend, 130 for Ctrl-C."""
+    try:
+        app()
+    except SemivssError as error:
+        _fail(" ".join(str(error).split()), 2)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # typer turns Ctrl-C into exit code 130
+            raise
+        _fail("interrupted; what is written stays: the same command goes on from there", 130)
+    except BrokenPipeError:  # the reader of our output left, as `semivss show | head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}; mend the path or its permissions", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"semivss: {message}\n")
+    sys.exit(code)

@@ -1,0 +1,243 @@
+"""The stages of a run, each from folders to a folder: train -> predict -> score -> report. A finished stage carries a stamp and is skipped."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from semivss import __version__
+from semivss.atomic import atomic_bytes, atomic_json
+from semivss.data.clips import VideoDataset
+from semivss.data.source import open_source
+from semivss.errors import DataError, SemivssError
+from semivss.progress import say
+from semivss.recipe import Predict, Recipe, Score, Source, dump_recipe, load_recipe
+
+
+def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe behind `semivss demo`: the toy world and a tiny model."""
+    return load_recipe(shipped_recipes() / "toy.toml", overrides)
+
+
+def shipped_recipes() -> Path:
+    """The folder of recipes: inside an installed package, or at the top of a checkout."""
+    inside = Path(str(resources.files("semivss") / "recipes"))
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def run(recipe: Recipe, out: Path, *, again: bool = False) -> None:
+    """All stages of `recipe` into the run folder `out`. `again` redoes finished stages whose settings or inputs changed."""
+    train_stage(recipe, out, again=again)
+    predict_stage(recipe, out, again=again)
+    score_stage(recipe, out)
+    report_stage(out)
+
+
+def train_stage(recipe: Recipe, out: Path, *, again: bool = False) -> None:
+    """Train into `out`/student, or go on where an earlier call was stopped."""
+    from semivss.train.loop import train
+
+    stage = Stage("train", out / "student", _flat(recipe.model_dump(mode="json", include={"data", "model", "train"})))
+    if stage.is_done(again):
+        return
+    atomic_bytes(out / "recipe.toml", dump_recipe(recipe).encode())
+    train(recipe, out / "student")
+    stage.finish()
+
+
+def predict_stage(recipe: Recipe, out: Path, *, again: bool = False) -> None:
+    """Predict every evaluation set of the recipe with the trained model."""
+    from semivss.infer.predict import predict
+    from semivss.models.segmenter import Segmenter
+
+    model_folder = out / "student" / "model"
+    sets = evaluation_sets(recipe)
+    stages = [
+        Stage(
+            f"predict {name}",
+            out / "predictions" / name,
+            _flat(recipe.predict.model_dump(mode="json")) | {"model": model_hash(model_folder), **_flat(source.model_dump(mode="json"))},
+        )
+        for name, source in sets.items()
+    ]
+    for stage, source in zip(stages, sets.values(), strict=True):
+        if stage.is_done(again):
+            continue
+        model = Segmenter.from_pretrained(model_folder)
+        predict([model], open_source(source, recipe.data.policy), stage.folder, recipe.predict, policy=recipe.data.policy)
+        stage.finish()
+
+
+def score_stage(recipe: Recipe, out: Path) -> None:
+    """Score the predictions of every evaluation set into `out`/scores.json."""
+    from semivss.metrics.score import render, score_folder
+
+    results: dict[str, Any] = {}
+    for name, source in evaluation_sets(recipe).items():
+        dataset = open_source(source, recipe.data.policy)
+        scores = score_folder(out / "predictions" / name, dataset, recipe.score, policy=recipe.data.policy)
+        render(scores, title=f"{recipe.name}: {name}")
+        results[name] = scores.to_dict() | {"split_hash": split_hash(dataset)}
+    atomic_json(out / "scores.json", results | {"provenance": provenance(recipe, out)})
+
+
+def report_stage(out: Path) -> None:
+    """Write `out`/report/index.html."""
+    from semivss.report.html import write_report
+
+    say(f"report: {write_report(out)}")
+
+
+def predict_paths(
+    models: Sequence[Path],
+    source: Path,
+    out: Path,
+    settings: Predict,
+    *,
+    weights: Sequence[float] | None = None,
+    split: str | None = None,
+    policy: str = "strict",
+) -> None:
+    """Segment a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
+    from semivss.infer.inputs import open_inputs
+    from semivss.infer.predict import predict
+    from semivss.models.segmenter import Segmenter
+
+    members = [Segmenter.from_pretrained(model_folder(path)) for path in models]
+    predict(members, open_inputs(source, split=split, policy=policy), out, settings, weights=weights, policy=policy)
+    say(f"predictions: {out}")
+
+
+def score_paths(
+    predictions: Path, truth: Path, settings: Score, *, split: str, kind: str, missing: str, json: Path | None, policy: str = "strict"
+) -> None:
+    """Score a folder of predictions against a data set and print the table."""
+    from semivss.data.check import detect_kind
+    from semivss.metrics.score import render, score_folder
+
+    resolved = detect_kind(truth) if kind == "auto" else kind
+    dataset = open_source(Source.model_validate({"kind": resolved, "path": str(truth), "split": split}), policy)
+    scores = score_folder(predictions, dataset, settings, policy=policy, missing=missing)
+    render(scores, title=f"{predictions} against {dataset.name}")
+    if json is not None:
+        atomic_json(json, scores.to_dict() | {"split_hash": split_hash(dataset), "versions": versions()})
+
+
+def submit_paths(predictions: Path, frames: Path, out: Path, *, split: str) -> None:
+    """Write and validate the challenge zip."""
+    from semivss.infer.submission import submit
+
+    dataset = open_source(Source(kind="vspw", path=str(frames), split=split), "strict")
+    submit(predictions, dataset, out)
+    say(f"submission: {out}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run. Its stamp lists, flat, every setting and input hash that made the folder."""
+
+    name: str
+    folder: Path
+    inputs: Mapping[str, str]
+
+    def is_done(self, again: bool) -> bool:
+        """Whether the folder was finished with these inputs.
+
+        Raises:
+            SemivssError: it was made (or begun) with others, and `again` does not allow to make it anew.
+        """
+        state = self._read()
+        if state is None:
+            self._write(finished=False)
+            return False
+        changed = _difference(state["inputs"], self.inputs)
+        if not changed:
+            if state["finished"]:
+                say(f"{self.name}: done before, skipped ({self.folder})")
+            return bool(state["finished"])
+        if not again:
+            raise SemivssError(f"{self.folder}: stage {self.name} was made with other inputs ({changed}); add --again to redo it, or use another --out")
+        say(f"{self.name}: made anew, because of {changed}")
+        shutil.rmtree(self.folder)
+        self._write(finished=False)
+        return False
+
+    def finish(self) -> None:
+        """Mark the folder as complete."""
+        self._write(finished=True)
+
+    def _read(self) -> dict[str, Any] | None:
+        path = self.folder / "stamp.json"
+        if not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = json.loads(path.read_text())
+            return {"inputs": dict(state["inputs"]), "finished": bool(state["finished"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise SemivssError(f"{path}: not readable as a stage stamp ({error}); delete that file to go on with this stage") from error
+
+    def _write(self, *, finished: bool) -> None:
+        atomic_json(self.folder / "stamp.json", {"inputs": dict(self.inputs), "finished": finished, "versions": versions()})
+
+
+def evaluation_sets(recipe: Recipe) -> dict[str, Source]:
+    """The sets to predict and score: "val" and "test", or "test_1", "test_2" where there are several."""
+    tests = recipe.data.test
+    sets = {"val": recipe.data.val} if recipe.data.val else {}
+    names = ["test"] if len(tests) == 1 else [f"test_{k + 1}" for k in range(len(tests))]
+    return sets | dict(zip(names, tests, strict=True))
+
+
+def model_folder(path: Path) -> Path:
+    """`path` itself if it is a model folder, or the model of the run folder `path`."""
+    candidates = (path, path / "model", path / "student" / "model")
+    found = next((folder for folder in candidates if (folder / "config.json").is_file()), None)
+    if found is None:
+        raise SemivssError(f"{path}: no model there (no config.json); give a folder written by semivss train, such as runs/NAME/student/model")
+    return found
+
+
+def model_hash(folder: Path) -> str:
+    """SHA-256 of a model folder's weights."""
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise SemivssError(f"{weights}: missing; train the model first with semivss train")
+    with weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def split_hash(dataset: VideoDataset) -> str:
+    """Short hash over the names of all clips and frames: two results with the same hash were measured on the same frames."""
+    digest = hashlib.sha256()
+    for clip in dataset.clips:
+        digest.update("\n".join((clip.name, *clip.stems, "")).encode())
+    return digest.hexdigest()[:12]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    return {"semivss": __version__} | {name: metadata.version(name) for name in ("torch", "transformers", "timm", "numpy")}
+
+
+def provenance(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """What every result carries: seed, versions, hashes."""
+    return {"recipe": recipe.digest(), "seed": recipe.train.seed, "model": model_hash(out / "student" / "model"), "versions": versions()}
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(tree, dict):
+        pairs = ((f"{prefix}.{key}" if prefix else str(key), value) for key, value in tree.items())
+    elif isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
+        pairs = ((f"{prefix}.{index}", value) for index, value in enumerate(tree))
+    else:
+        return {prefix: json.dumps(tree)}
+    return {key: value for name, branch in pairs for key, value in _flat(branch, name).items()}
+
+
+def _difference(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    changed = [f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")

@@ -1,0 +1,87 @@
+"""What a recipe means before it runs: resolved settings, parameter counts, a memory estimate and the views of each stage."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from semivss.data.labels import vspw124
+from semivss.losses.supervised import supervised_loss
+from semivss.models.segmenter import Segmenter, build_segmenter
+from semivss.recipe import Recipe, Views, dump_recipe
+
+
+def describe(recipe: Recipe) -> str:
+    """The text of `semivss show`. Builds the model without its weight file and opens no data; class-dependent sizes assume 124 classes."""
+    model = build_segmenter(recipe.model.model_copy(update={"weights": None, "pretrained": False}), vspw124())
+    parameters = sum(p.numel() for p in model.parameters())
+    state, activations = training_memory(model, recipe)
+    views = recipe.predict.views
+    lines = [
+        dump_recipe(recipe).rstrip(),
+        "",
+        f"# recipe hash      {recipe.digest()}",
+        f"# parameters       {parameters:,} ({_count(model.backbone):,} backbone, {_count(model.head):,} head)",
+        f"# training memory  about {(state + activations) / 2**20:,.0f} MB: {state / 2**20:,.0f} MB weights, gradients, AdamW"
+        f"{' and EMA' if recipe.train.ema else ''}, {activations / 2**20:,.0f} MB activations of a batch of {recipe.train.batch}",
+        f"# a step           {recipe.train.batch * recipe.train.accumulate} crops of {_size(recipe.data.augment.crop)}, {recipe.train.steps:,} steps",
+        "# evaluation       1 view a frame: scale 1, no flip",
+        f"# predict          {2 * len(views.scales) if views.flip else len(views.scales)} views a frame: {_views(views)}",
+    ]
+    return "\n".join(lines)
+
+
+def training_memory(model: Segmenter, recipe: Recipe) -> tuple[int, int]:
+    """Bytes of (weights, gradients, optimiser, EMA) and of what one batch keeps for backward. Counted on one small crop, scaled by area."""
+    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
+    state = parameters * (5 if recipe.train.ema else 4)
+    height, width = recipe.data.augment.crop
+    probe = (min(height, 256), min(width, 256))
+    share = height * width / (probe[0] * probe[1])
+    frames_a_sample = len(recipe.data.sampling.offsets) + 1 if recipe.data.sampling.offsets else recipe.data.sampling.frames
+    per_crop = _saved_bytes(model, recipe, probe)
+    return state, int(per_crop * share * recipe.train.batch * frames_a_sample)
+
+
+def _saved_bytes(model: Segmenter, recipe: Recipe, size: tuple[int, int]) -> int:
+    """Bytes of distinct tensors that autograd keeps for one crop of `size`, weights left out. Two crops minus one removes constants."""
+    one, two = (_kept_for_backward(model, recipe, size, batch) for batch in (1, 2))
+    return max(two - one, 0)
+
+
+def _kept_for_backward(model: Segmenter, recipe: Recipe, size: tuple[int, int], batch: int) -> int:
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []  # a freed storage could come back under the same address
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    frames = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8)
+    labels = torch.randint(0, 4, (batch, *size), dtype=torch.uint8)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        losses = supervised_loss(model(frames), labels, recipe.model, torch.Generator().manual_seed(0))
+    del losses
+    return sum(kept.values())
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _views(views: Views) -> str:
+    return "; ".join(_view_parts(views))
+
+
+def _view_parts(views: Views) -> Iterator[str]:
+    yield "scales " + ", ".join(f"{scale:g}" for scale in views.scales) + (", each with its mirror image" if views.flip else "")
+    yield f"windows of {_size(views.crop)}, step {_size(views.stride) if views.stride else 'two thirds'}" if views.crop else "whole frames"
+    yield f"frames resized to {_size(views.base)} first" if views.base else "frames at their own size"
+
+
+def _size(size: tuple[int, int] | None) -> str:
+    return "-" if size is None else f"{size[0]}x{size[1]}"
