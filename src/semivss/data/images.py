@@ -1,0 +1,153 @@
+"""Still images: a file in, an RGB frame or the raw values of an index mask out, or one line that says what is wrong with the file."""
+
+import struct
+import warnings
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from semivss.errors import DefectError
+
+MAX_PIXELS = 100_000_000
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8"
+_REMAKE = "copy the file again from its source, or leave it out with policy skip"
+_INDEX = "a mask is an 8-bit index PNG (grey or palette); convert it with `semivss data import` or `semivss data remap`"
+
+
+def read_frame(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture as RGB. Grey, palette, CMYK and 16-bit pictures are converted, transparency is dropped.
+
+    The EXIF orientation is not applied: masks of a data set are drawn on the stored pixels.
+
+    Raises:
+        DefectError: kind missing_file, zero_byte, truncated, corrupt_png, wrong_type or too_large.
+    """
+    path = Path(path)
+    data = _bytes(path)
+    if data.startswith(_SIGNATURE):
+        _check_png(data, path)
+    image = _open(data, path)
+    if data.startswith(_JPEG) and not _jpeg_ends(data):  # a tail of zeros, or none: decoders fill in grey without a word
+        raise DefectError(path, "truncated", "the JPEG is cut short (no end marker)", _REMAKE)
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling
+        values = np.asarray(image).astype(np.uint32)
+        return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def read_mask(path: Path) -> UInt8[np.ndarray, "H W"]:
+    """The values of an index PNG as stored: grey levels of a grey picture, palette positions of a palette picture.
+
+    The checksum of every chunk is compared, which Pillow does not do for the picture data: a flipped bit is an error, not another class.
+
+    Raises:
+        DefectError: kind missing_file, zero_byte, truncated, corrupt_png, wrong_type, too_large, mask_16bit or mask_rgb.
+    """
+    path = Path(path)
+    data = _bytes(path)
+    if not data.startswith(_SIGNATURE):
+        raise DefectError(path, *_not_a_png(data))
+    _check_png(data, path)
+    depth, kind = data[24], data[25]  # bit depth and colour type of the header chunk
+    if kind not in (0, 3):
+        name = {2: "RGB", 4: "grey with transparency", 6: "RGB with transparency"}.get(kind, "unknown")
+        raise DefectError(path, "mask_rgb", f"the mask is a colour picture ({name}), not class indices", _INDEX)
+    image = _open(data, path)
+    if depth == 16:
+        return _narrow(np.asarray(image), path)
+    if kind == 0 and depth < 8:  # Pillow spreads 1, 2 and 4-bit grey levels over 0..255
+        return np.asarray(image.convert("L"), np.uint8) // np.uint8(255 // (2**depth - 1))
+    return np.asarray(image, np.uint8)
+
+
+def _narrow(values: np.ndarray, path: Path) -> UInt8[np.ndarray, "H W"]:
+    highest = int(values.max())
+    if highest > 255:
+        raise DefectError(path, "mask_16bit", f"the mask is 16-bit and holds {highest}; ids end at 255", _INDEX)
+    return values.astype(np.uint8)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DefectError(path, "missing_file", "the file is gone", "restore it, or leave it out with policy skip") from error
+    except OSError as error:
+        raise DefectError(
+            path, "unreadable", f"cannot be read ({error.strerror})", "check its permissions, or leave it out with policy skip"
+        ) from error
+    if not data:
+        raise DefectError(path, "zero_byte", "the file is empty (0 bytes)", _REMAKE)
+    return data
+
+
+def _open(data: bytes, path: Path) -> Image.Image:
+    """The decoded picture."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below, and it is an error
+            image = Image.open(BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                raise DefectError(
+                    path, "too_large", f"{image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} million", "make it smaller"
+                )
+            image.load()
+    except DefectError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DefectError(path, "too_large", f"more than {MAX_PIXELS // 10**6} million pixels", "make it smaller") from error
+    except UnidentifiedImageError as error:
+        kind = ("truncated", "the picture ends in its header") if _pictures_start(data) else ("wrong_type", "no picture in a known format")
+        raise DefectError(path, *kind, _REMAKE) from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise DefectError(path, "truncated", f"the picture is damaged or cut short ({str(error)[:80]})", _REMAKE) from error
+    return image
+
+
+def _pictures_start(data: bytes) -> bool:
+    return data.startswith((_JPEG, _SIGNATURE[:4]))
+
+
+def _not_a_png(data: bytes) -> tuple[str, str, str]:
+    if _SIGNATURE.startswith(data[:8]):
+        return "truncated", "the file ends in its header", _REMAKE
+    if data.startswith(_JPEG):
+        return "wrong_type", "the mask is a JPEG, which changes ids when it compresses", "export the mask again as PNG"
+    return "wrong_type", "not a PNG", _INDEX
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether an end marker follows the start of the scan. Segments before it (thumbnails) are stepped over."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF and data[position + 1] != 0xDA:
+        if data[position + 1] == 0xFF:  # fill byte
+            position += 1
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return data.find(b"\xff\xd9", position) >= 0
+
+
+def _check_png(data: bytes, path: Path) -> None:
+    """Walk the chunks and compare their checksums. Raises DefectError kind truncated or corrupt_png."""
+    view, position = memoryview(data), len(_SIGNATURE)
+    while True:
+        if position + 12 > len(data):
+            raise DefectError(path, "truncated", "the PNG is cut short", _REMAKE)
+        length, name = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        if end + 4 > len(data):
+            raise DefectError(path, "truncated", "the PNG is cut short", _REMAKE)
+        if position == len(_SIGNATURE) and (name != b"IHDR" or length != 13):
+            raise DefectError(path, "corrupt_png", "the PNG does not begin with its header", _REMAKE)
+        if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+            raise DefectError(
+                path, "corrupt_png", f"checksum of PNG chunk {name.decode('latin-1')!r} is wrong, the content is damaged", _REMAKE
+            )
+        if name == b"IEND":
+            return
+        position = end + 4

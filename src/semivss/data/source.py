@@ -1,0 +1,95 @@
+"""A data section of a recipe in, an opened data set out: the one place that maps `kind` to a reader."""
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import UInt8
+
+from semivss.data.clips import Clip, VideoDataset
+from semivss.data.files import FileClip, IndexReader
+from semivss.data.labels import LabelMap, StrayValuesError, label_set, load_label_map
+from semivss.data.policy import Policy
+from semivss.errors import DataError
+from semivss.recipe import Source
+
+__all__ = ["FileClip", "RemappedClip", "open_source", "remapped"]
+
+
+def open_source(source: Source, policy: Policy = "strict") -> VideoDataset:
+    """Open one data set of a recipe; masks and frames are read later.
+
+    `source.remap` is applied to every kind: stills read their masks straight into the target's ids, the others look the target up.
+
+    Raises:
+        DataError: the folder, a list or a description is missing or wrong, or the map does not fit the data set.
+    """
+    match source.kind:
+        case "vspw":
+            from semivss.data.vspw import read_vspw
+
+            return remapped(read_vspw(source.folder(), source.split, labelled=source.labelled, policy=policy), source.remap)
+        case "folder":
+            from semivss.data.folder import read_folder
+
+            return remapped(read_folder(source.folder(), source.split, labelled=source.labelled, policy=policy), source.remap)
+        case "toy":
+            from semivss.data.toy import toy_dataset
+
+            return remapped(toy_dataset(source.toy), source.remap)
+        case "ade20k":
+            from semivss.data.stills import read_ade20k
+
+            return read_ade20k(source.folder(), source.split, labelled=source.labelled, remap=source.remap, policy=policy)
+        case "coco_stuff":
+            from semivss.data.stills import read_coco_stuff
+
+            return read_coco_stuff(source.folder(), source.split, labelled=source.labelled, remap=source.remap, policy=policy)
+        case "coco_panoptic":
+            from semivss.data.stills import read_coco_panoptic
+
+            return read_coco_panoptic(source.folder(), source.split, labelled=source.labelled, remap=source.remap, policy=policy)
+        case "cityscapes":
+            from semivss.data.stills import read_cityscapes
+
+            return read_cityscapes(source.folder(), source.split, labelled=source.labelled, remap=source.remap, policy=policy)
+
+
+def remapped(dataset: VideoDataset, remap: str | None) -> VideoDataset:
+    """`dataset` with its training ids looked up in the label map `remap`; itself without one.
+
+    Raises:
+        DataError: the map's source classes are not those of the data set.
+    """
+    if remap is None:
+        return dataset
+    label_map = load_label_map(remap)
+    if label_map.source_names != dataset.label_set.names:
+        theirs, ours = len(label_map.source_names), len(dataset.label_set)
+        raise DataError(
+            f"{dataset.name}: label map {remap} is for {theirs} other classes than the {ours} of this data set; choose its map, or none"
+        )
+    return VideoDataset(
+        dataset.name, label_set(label_map.target), tuple(_remapped_clip(clip, label_map) for clip in dataset.clips), dataset.defects
+    )
+
+
+def _remapped_clip(clip: Clip, label_map: LabelMap) -> Clip:
+    if isinstance(clip, FileClip) and isinstance(clip.read_labels, IndexReader):
+        return replace(clip, read_labels=IndexReader(clip.read_labels.table.then(label_map.ids)))
+    return RemappedClip(clip, label_map)
+
+
+class RemappedClip:
+    """Another clip with its training ids looked up in a label map. Implements `Clip`; passes on what else the clip can do."""
+
+    def __init__(self, clip: Clip, label_map: LabelMap) -> None:
+        self._clip, self._ids = clip, label_map.ids
+        self.name, self.stems, self.frame, self.is_labelled, self.stream = clip.name, clip.stems, clip.frame, clip.is_labelled, clip.stream
+
+    def labels(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        """Target ids, 255 where there is no counterpart. Raises DefectError as the clip does."""
+        try:
+            return self._ids[self._clip.labels(index)]
+        except StrayValuesError as error:
+            error.labels = None if error.labels is None else self._ids[error.labels]
+            raise
