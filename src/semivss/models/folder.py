@@ -1,0 +1,155 @@
+"""A Segmenter in, a folder of config.json, model.safetensors and README.md out, and back; offline, without pickle."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from torch import Tensor
+
+import semivss
+from semivss.atomic import atomic_bytes, atomic_json
+from semivss.data.labels import LabelSet
+from semivss.errors import DataError, WeightsError
+from semivss.models.segmenter import Segmenter
+from semivss.recipe import Model
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+FORMAT = 1  # of config.json; raised when an older reader would misunderstand it
+_REMEDY = "copy the model folder again or train anew"
+
+Kind = TypeVar("Kind", bound=Segmenter)
+
+
+def save_segmenter(segmenter: Segmenter, folder: Path) -> None:
+    """Write the three files, each in one step, config.json last: it holds the hash of the weights beside it.
+
+    Raises:
+        SemivssError: the folder cannot be written or is full.
+    """
+    from safetensors.torch import save
+
+    weights = save({key: value.detach().cpu().contiguous() for key, value in segmenter.state_dict().items()})
+    config = _config(segmenter, hashlib.sha256(weights).hexdigest())
+    atomic_bytes(folder / WEIGHTS, weights)
+    atomic_bytes(folder / CARD, _card(config).encode())
+    atomic_json(folder / CONFIG, config)
+
+
+def load_segmenter(kind: type[Kind], folder: Path) -> Kind:
+    """Rebuild the model saved in `folder`, in evaluation mode, on the CPU.
+
+    Raises:
+        WeightsError: a file is missing, damaged, from a newer version, or does not belong to the others.
+    """
+    config = _read_config(folder / CONFIG)
+    segmenter = _build(kind, config, folder / CONFIG)
+    state = _read_weights(folder / WEIGHTS, config.get("weights_sha256"))
+    _fill(segmenter, state, folder / WEIGHTS)
+    return segmenter.eval()
+
+
+def _config(segmenter: Segmenter, digest: str) -> dict[str, Any]:
+    labels = segmenter.label_set
+    built_from = segmenter.settings.model_copy(update={"weights": None, "pretrained": False})  # the file beside holds the weights
+    return {
+        "architectures": ["Segmenter"],
+        "library": "semivss",
+        "version": semivss.__version__,
+        "format": FORMAT,
+        "model": built_from.model_dump(mode="json"),
+        "label_set": labels.name,
+        "id2label": {str(index): name for index, name in enumerate(labels.names)},
+        "label2id": {name: index for index, name in enumerate(labels.names)},
+        "colors": [list(color) for color in labels.colors],
+        "things": list(labels.things),
+        "image_mean": (segmenter.mean.flatten() / 255).tolist(),
+        "image_std": (segmenter.std.flatten() / 255).tolist(),
+        "parameters": sum(parameter.numel() for parameter in segmenter.parameters()),
+        "weights_sha256": digest,
+    }
+
+
+def _card(config: dict[str, Any]) -> str:
+    model, names = config["model"], list(config["label2id"])
+    classes = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
+    return f"""---
+library_name: semivss
+pipeline_tag: image-segmentation
+tags: [semantic-segmentation, video]
+---
+
+# {model["backbone"]} with a {model["head"]} head
+
+Semantic segmentation of video frames into {len(names)} classes ({config["label_set"]}): {classes}.
+{config["parameters"] / 1e6:.2f} M parameters; written by semivss {config["version"]}.
+How it was trained stands in the `recipe.toml` of its run.
+
+```python
+from semivss.models.segmenter import Segmenter
+from semivss.posterior import class_distribution
+
+model = Segmenter.from_pretrained("this/folder")
+p = class_distribution(model(frames), frames.shape[-2:], model.rule)  # frames: uint8 RGB (B, 3, H, W); p sums to 1
+```
+
+Or: `semivss predict this/folder VIDEO --out predictions`.
+"""
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: not found; give the folder that holds a model's {CONFIG} and {WEIGHTS}") from error
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); give the folder that holds a model's {CONFIG}") from error
+    except ValueError as error:
+        raise WeightsError(f"{path}: damaged, not JSON; {_REMEDY}") from error
+    if not isinstance(config, dict) or config.get("library") != "semivss":
+        raise WeightsError(f"{path}: was not written by semivss; give the folder of a model that it saved")
+    if config.get("format") != FORMAT:
+        writer = config.get("version")
+        raise WeightsError(f"{path}: format {config.get('format')}, this version reads {FORMAT}; install semivss {writer}, which wrote it")
+    return config
+
+
+def _build(kind: type[Kind], config: dict[str, Any], path: Path) -> Kind:
+    from semivss.models.zoo import build_backbone, build_head
+
+    try:
+        settings = Model.model_validate(config["model"])
+        names = tuple(config["id2label"][str(index)] for index in range(len(config["id2label"])))
+        labels = LabelSet(config["label_set"], names, tuple((r, g, b) for r, g, b in config["colors"]), tuple(config["things"]))
+    except (KeyError, TypeError, ValueError, ValidationError, DataError) as error:
+        raise WeightsError(f"{path}: damaged, its model or class section makes no sense; {_REMEDY}") from error
+    backbone = build_backbone(settings)
+    return kind(backbone, build_head(settings, backbone.channels, len(labels)), labels, settings)
+
+
+def _read_weights(path: Path, digest: object) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise WeightsError(f"{path}: damaged, or not the weights that {CONFIG} belongs to (SHA-256 differs); {_REMEDY}")
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise WeightsError(f"{path}: not a safetensors file; {_REMEDY}") from error
+
+
+def _fill(segmenter: Segmenter, state: dict[str, Tensor], path: Path) -> None:
+    expected = segmenter.state_dict()
+    if wrong := sorted(key for key in expected.keys() | state.keys() if _shape(expected, key) != _shape(state, key)):
+        raise WeightsError(f"{path}: {len(wrong)} tensors do not fit the model in {CONFIG}, the first is {wrong[0]}; {_REMEDY}")
+    segmenter.load_state_dict(state)
+
+
+def _shape(state: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
+    return tuple(state[key].shape) if key in state else None

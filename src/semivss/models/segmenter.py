@@ -1,0 +1,83 @@
+"""Frames (uint8) in, mask or pixel logits out: normalisation, backbone and head as one module that can be saved as a folder."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn, tensor
+
+from semivss.data.labels import LabelSet
+from semivss.models.pyramid import Pyramid
+from semivss.posterior import STRIDE
+from semivss.recipe import Model
+from semivss.tensors import MaskLogits, PixelLogits
+
+MULTIPLE = 32  # stride of the coarsest map
+
+
+class Segmenter(nn.Module):
+    """A backbone with the pyramid strides 4, 8, 16, 32 and a head on it.
+
+    Frames of any size are padded at the right and bottom to multiples of 32 with the mean colour (0 after normalisation). Maps that
+    come out have stride 4 and ceil(H/4) x ceil(W/4) cells; a cell is 4 x 4 pixels, so the last one may hang over the image's edge.
+    `posterior.resize_maps` and the losses know this.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Pyramid, head: nn.Module, label_set: LabelSet, settings: Model) -> None:
+        """
+        Args:
+            backbone: returns the four maps.
+            head: takes the four maps, returns MaskLogits or PixelLogits.
+            label_set: the classes, in the order of the logits.
+            settings: what backbone and head were built from; goes into config.json.
+        """
+        super().__init__()
+        self.backbone, self.head, self.label_set, self.settings = backbone, head, label_set, settings
+        self.register_buffer("mean", tensor(backbone.mean).view(3, 1, 1) * 255)
+        self.register_buffer("std", tensor(backbone.std).view(3, 1, 1) * 255)
+
+    @property
+    def rule(self) -> str:
+        """How this model's mask votes become a distribution; an argument of `posterior.class_distribution`."""
+        return self.settings.rule
+
+    def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> MaskLogits | PixelLogits:
+        """Logits of RGB frames at stride 4."""
+        size = frames.shape[-2:]
+        return crop_maps(self.head(self.backbone(self.normalise(frames))), (math.ceil(size[0] / STRIDE), math.ceil(size[1] / STRIDE)))
+
+    def normalise(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
+        """Zero mean and unit variance on the backbone's own terms, padded with 0 to multiples of 32."""
+        height, width = frames.shape[-2:]
+        return F.pad((frames - self.mean) / self.std, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write config.json, model.safetensors and README.md. Raises SemivssError when the folder cannot be written."""
+        from semivss.models.folder import save_segmenter
+
+        save_segmenter(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> Self:
+        """The model saved in `folder`, in evaluation mode, on the CPU. Raises WeightsError for a missing or damaged file."""
+        from semivss.models.folder import load_segmenter
+
+        return load_segmenter(cls, Path(folder))
+
+
+def crop_maps(output: MaskLogits | PixelLogits, size: tuple[int, int]) -> MaskLogits | PixelLogits:
+    """The same output with only the first `size` = (h, w) cells of its maps."""
+    high, wide = size
+    features = output.pixel_features[..., :high, :wide]
+    match output:
+        case PixelLogits():
+            return PixelLogits(output.logits[..., :high, :wide], features)
+        case MaskLogits():
+            auxiliary = tuple((classes, masks[..., :high, :wide]) for classes, masks in output.auxiliary)
+            return replace(output, mask_logits=output.mask_logits[..., :high, :wide], pixel_features=features, auxiliary=auxiliary)

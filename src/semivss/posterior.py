@@ -1,0 +1,106 @@
+"""Logits in, class distribution per pixel out; its entropy, and the split into reliable and unreliable pixels.
+
+Letters: B images, C classes, Q queries, h w size of the logit maps, H W size asked for.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from semivss.tensors import IGNORE, MaskLogits, PixelLogits, Split
+
+STRIDE = 4  # image pixels a cell of a Segmenter's maps stands for, in each direction
+_CLASSES_AT_ONCE = 16  # the entropy's temporary values: a slice of the classes at a time
+
+
+def class_distribution(
+    output: MaskLogits | PixelLogits, size: tuple[int, int] | None = None, rule: str = "spread"
+) -> Float[Tensor, "B C H W"]:
+    """Probabilities of the classes, float32, which sum to 1 in each pixel.
+
+    Mask votes are resized first and turned into a distribution afterwards; per-pixel logits are resized before their softmax.
+
+    Args:
+        output: what a Segmenter returned.
+        size: height and width of the result; none = that of the logit maps.
+        rule: how mask votes become a distribution: spread | l1 | softmax, see the functions of these names. Per-pixel logits need none.
+    """
+    match output:
+        case PixelLogits():
+            return resize_maps(output.logits.float(), size).softmax(1)
+        case MaskLogits():
+            votes = resize_maps(mask_votes(output), size)
+    match rule:
+        case "spread":
+            return spread(votes)
+        case "l1":
+            return l1(votes)
+        case "softmax":
+            return softmax(votes)
+        case _:
+            raise ValueError(f"unknown rule {rule!r}; known rules: spread, l1, softmax")
+
+
+def mask_votes(output: MaskLogits) -> Float[Tensor, "B C h w"]:
+    """Sum over queries of class probability times mask probability, float32. No distribution: a pixel's sum lies anywhere in 0..Q."""
+    with torch.autocast(output.mask_logits.device.type, enabled=False):
+        classes = output.class_logits.float().softmax(-1)[..., :-1]
+        return torch.einsum("bqc,bqhw->bchw", classes, output.mask_logits.float().sigmoid())
+
+
+def spread(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Divide by the sum; where it is below 1 the missing mass goes to all classes alike, so that an unclaimed pixel is unsure.
+
+    p(c) = (s(c) + m/C) / (S + m) with S = sum of s and m = max(0, 1 - S). Writes over `votes`: 124 classes at full size are 0.2 GB.
+    """
+    total = votes.sum(1, keepdim=True)
+    missing = (1 - total).clamp_min(0)
+    return votes.add_(missing / votes.shape[1]).div_(total + missing)
+
+
+def l1(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Divide by the sum. A pixel with one faint vote looks certain; without any vote it is uniform. Writes over `votes`."""
+    votes = votes.add_(torch.finfo(votes.dtype).tiny)
+    return votes.div_(votes.sum(1, keepdim=True))
+
+
+def softmax(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Softmax over votes that are probabilities already, as the published ViT-Adapter test code does (`encoder_decoder_mask2former`).
+
+    Only to reproduce it: with 124 classes every entropy lies in the topmost percent of its range.
+    """
+    return votes.softmax(1)
+
+
+def resize_maps(maps: Float[Tensor, "B C h w"], size: tuple[int, int] | None) -> Float[Tensor, "B C H W"]:
+    """Bilinear (align_corners=False) to `size` = (H, W), always a new tensor.
+
+    Maps of ceil(H/4) x ceil(W/4) cells are a Segmenter's own: a cell is exactly 4 pixels and what hangs over is cut off, so an
+    odd size moves nothing. Any other map is taken to span the whole image.
+    """
+    if size is None:
+        return maps.clone()
+    high, wide = (round(length) for length in covered_pixels(maps.shape[-2:], size))
+    return F.interpolate(maps, (high, wide), mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+
+
+def covered_pixels(cells: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width in image pixels that a map of h, w `cells` covers, at least `size`; the rule of `resize_maps`."""
+    if all(cell == math.ceil(length / STRIDE) for cell, length in zip(cells, size, strict=True)):
+        return cells[0] * STRIDE, cells[1] * STRIDE
+    return size
+
+
+def entropy(p: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
+    """In nats: 0 for a one-hot pixel, log C for a uniform one (arXiv 2406.00587, equation 1)."""
+    parts = [torch.special.entr(part).sum(1) for part in torch.split(p, _CLASSES_AT_ONCE, dim=1)]
+    return torch.stack(parts).sum(0)
+
+
+def split_by_entropy(p: Float[Tensor, "B C H W"], gamma: float) -> Split:
+    """Keep the arg max where the entropy is below `gamma` nats, 255 elsewhere (equation 2)."""
+    unreliable = entropy(p) >= gamma
+    return Split(p.argmax(1).masked_fill(unreliable, IGNORE), unreliable)
