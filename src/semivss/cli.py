@@ -13,6 +13,7 @@ app = typer.Typer(
     name="semivss",
     help="Semi-supervised video semantic segmentation: a few labelled frames and a lot of video in, predictions and scores out.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: loading rich costs a third of the answer's time
@@ -25,6 +26,16 @@ RecipePath = Annotated[Path, typer.Argument(help="TOML recipe.", metavar="RECIPE
 Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", help="Change a setting: -o train.steps=100.", metavar="KEY=VALUE")]
 Policy = Annotated[Literal["strict", "skip", "ignore"], typer.Option(help="Damaged files: stop, leave the frame out, or use what is sound.")]
 Kind = Literal["auto", "vspw", "ade20k", "coco_stuff", "coco_panoptic", "cityscapes", "folder"]
+
+
+@app.callback()
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False) -> None:
+    """Options before the verb."""
+    if version:
+        from semivss import __version__
+
+        typer.echo(f"semivss {__version__}")
+        raise typer.Exit
 
 
 @app.command()

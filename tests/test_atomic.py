@@ -1,0 +1,70 @@
+"""Atomic files: the old content survives a failing writer, a full disk and a killed process."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from semivss.atomic import atomic_bytes, atomic_file, atomic_json
+from semivss.errors import SemivssError
+
+
+def test_replaces_and_leaves_nothing_beside(tmp_path):
+    target = tmp_path / "deep" / "file.bin"
+    atomic_bytes(target, b"old")
+    atomic_bytes(target, b"new")
+    assert target.read_bytes() == b"new"
+    assert os.listdir(target.parent) == ["file.bin"]
+
+
+def test_a_failing_writer_keeps_the_old_file(tmp_path):
+    target = tmp_path / "file"
+    atomic_bytes(target, b"old")
+    with pytest.raises(ZeroDivisionError), atomic_file(target) as file:
+        file.write(b"half")
+        _ = 1 / 0
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_full_disk_is_one_line_and_keeps_the_old_file(tmp_path):
+    target = tmp_path / "file"
+    atomic_bytes(target, b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(SemivssError, match="cannot write") as caught:
+            atomic_bytes(target, bytes(4096))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(target) in str(caught.value)
+    assert "free space" in str(caught.value)
+    assert target.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_foreign_errors_without_errno_pass_unchanged(tmp_path):
+    with pytest.raises(OSError, match="cannot identify") as caught, atomic_file(tmp_path / "x"):
+        raise OSError("cannot identify image")
+    assert caught.value.errno is None
+
+
+def test_a_folder_that_is_a_file_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SemivssError, match="cannot write"):
+        atomic_json(tmp_path / "file" / "x.json", {})
+
+
+def test_kill_in_the_middle_keeps_the_old_file(tmp_path):
+    target = tmp_path / "file"
+    atomic_bytes(target, b"old")
+    code = "import sys,time\nfrom semivss.atomic import atomic_file\nwith atomic_file(sys.argv[1]) as f:\n f.write(b'half'); f.flush(); print('in', flush=True); time.sleep(60)\n"
+    process = subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"in\n"
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(10) == -signal.SIGKILL
+    assert target.read_bytes() == b"old"

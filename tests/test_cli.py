@@ -1,0 +1,68 @@
+"""The command line from outside: help without torch, one line and exit code 2 for mistakes, 130 for Ctrl-C."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def semivss(*words: object, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "semivss", *map(str, words)], capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def fails(*words: object) -> str:
+    done = semivss(*words)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("data",), ("train",), ("predict",), ("data", "import")])
+def test_help_answers_without_heavy_imports(words):
+    code = "import sys; sys.argv = ['semivss', *sys.argv[1:], '--help']\nimport semivss.cli\ntry: semivss.cli.main()\nexcept SystemExit: pass\n"
+    code += "heavy = {'torch', 'numpy', 'transformers', 'timm', 'av', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+
+
+def test_version_option():
+    assert semivss("--version").stdout.startswith("semivss ")
+
+
+def test_mistakes_in_recipes_answer_without_torch(tmp_path):
+    recipe = tmp_path / "bad.toml"
+    recipe.write_text('name = "x"\n[[data.train]]\nkind = "toy"\n[train]\nstepz = 3\n')
+    assert "did you mean 'steps'" in fails("train", recipe)
+    assert "cannot read" in fails("train", tmp_path / "none.toml")
+
+
+def test_words_that_make_no_sense(tmp_path):
+    assert "at least one model" in fails("predict", tmp_path)
+    assert "not a size" in fails("predict", tmp_path, tmp_path, "--crop", "12")
+    assert "not numbers" in fails("predict", tmp_path, tmp_path, "--scales", "1,two")
+    assert "greater than 0" in fails("predict", tmp_path, tmp_path, "--scales", "1,-2")
+    assert "no model there" in fails("predict", tmp_path, tmp_path)
+
+
+def test_show_resolves_a_recipe_and_counts_parameters():
+    done = semivss("show", Path(__file__).parents[1] / "recipes" / "toy.toml", "-o", "train.steps=7")
+    assert done.returncode == 0, done.stderr
+    assert "steps = 7" in done.stdout
+    assert "# parameters" in done.stdout
+    assert "# training memory" in done.stdout
+
+
+def test_ctrl_c_ends_with_130_and_one_line(tmp_path):
+    process = subprocess.Popen([sys.executable, "-m", "semivss", "data", "toy", str(tmp_path / "out"), "--clips", "400"], stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("out/data/*/origin/*.jpg")):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.count("\n") == 1
+    assert "interrupted" in stderr
