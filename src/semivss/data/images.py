@@ -16,7 +16,8 @@ MAX_PIXELS = 100_000_000
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _REMAKE = "copy the file again from its source, or leave it out with policy skip"
-_INDEX = "a mask is an 8-bit index PNG (grey or palette); convert it with `semivss data import` or `semivss data remap`"
+_INDEX = "write class ids as an 8-bit grey or palette PNG, or bring colour masks in through `semivss data import`"
+_GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # colour types in a PNG's header
 
 
 def read_frame(path: Path) -> UInt8[np.ndarray, "H W 3"]:
@@ -49,26 +50,49 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "H W"]:
         DefectError: kind missing_file, zero_byte, truncated, corrupt_png, wrong_type, too_large, mask_16bit or mask_rgb.
     """
     path = Path(path)
+    data = _png(path)
+    depth, kind = data[24], data[25]  # bit depth and colour type of the header chunk
+    if kind not in (_GREY, _PALETTE):
+        raise DefectError(path, "mask_rgb", "the mask is a colour picture, not class ids", _INDEX)
+    image = _open(data, path)
+    if depth == 16:
+        return _narrow(np.asarray(image), path)
+    if kind == _GREY and depth < 8:  # Pillow spreads 1, 2 and 4-bit grey levels over 0..255
+        return np.asarray(image.convert("L"), np.uint8) // np.uint8(255 // (2**depth - 1))
+    return np.asarray(image, np.uint8)
+
+
+def read_color_mask(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """The colours of a PNG that says classes or segments by colour; checked as `read_mask` checks.
+
+    Raises:
+        DefectError: kind missing_file, zero_byte, truncated, corrupt_png, wrong_type, too_large or mask_grey (no colours).
+    """
+    path = Path(path)
+    data = _png(path)
+    if data[25] not in (_RGB, _PALETTE, _RGBA):
+        raise DefectError(
+            path, "mask_grey", "the mask is a grey picture, not a colour-coded one", "give the colour-coded masks of this data set"
+        )
+    image = _open(data, path)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _png(path: Path) -> bytes:
+    """The content of a PNG whose checksums are right."""
     data = _bytes(path)
     if not data.startswith(_SIGNATURE):
         raise DefectError(path, *_not_a_png(data))
     _check_png(data, path)
-    depth, kind = data[24], data[25]  # bit depth and colour type of the header chunk
-    if kind not in (0, 3):
-        name = {2: "RGB", 4: "grey with transparency", 6: "RGB with transparency"}.get(kind, "unknown")
-        raise DefectError(path, "mask_rgb", f"the mask is a colour picture ({name}), not class indices", _INDEX)
-    image = _open(data, path)
-    if depth == 16:
-        return _narrow(np.asarray(image), path)
-    if kind == 0 and depth < 8:  # Pillow spreads 1, 2 and 4-bit grey levels over 0..255
-        return np.asarray(image.convert("L"), np.uint8) // np.uint8(255 // (2**depth - 1))
-    return np.asarray(image, np.uint8)
+    return data
 
 
 def _narrow(values: np.ndarray, path: Path) -> UInt8[np.ndarray, "H W"]:
     highest = int(values.max())
     if highest > 255:
-        raise DefectError(path, "mask_16bit", f"the mask is 16-bit and holds {highest}; ids end at 255", _INDEX)
+        raise DefectError(
+            path, "mask_16bit", f"the mask is 16-bit and holds {highest}; ids end at 255", "write ids below 256 as an 8-bit PNG"
+        )
     return values.astype(np.uint8)
 
 

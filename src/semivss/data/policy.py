@@ -56,10 +56,10 @@ def read_pair(clip: Clip, index: int, policy: Policy) -> tuple[Pair | None, tupl
         return Pair(frame, None), ()
     labels, defects = read_labels(clip, index, policy)
     if labels is not None and labels.shape != frame.shape[:2]:
-        error = _size_error(clip, index, frame, labels)
+        mismatch = _size_error(clip, index, frame, labels)
         if policy == "strict":
-            raise error
-        labels, defects = None, (*defects, Defect(error.kind, error.path))
+            raise mismatch
+        labels, defects = None, (*defects, Defect(mismatch.kind, mismatch.path))
     if policy == "skip" and defects:
         return None, defects
     return Pair(frame, np.full(frame.shape[:2], IGNORE, np.uint8) if labels is None else labels), defects

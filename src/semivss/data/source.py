@@ -12,17 +12,24 @@ from semivss.data.policy import Policy
 from semivss.errors import DataError
 from semivss.recipe import Source
 
-__all__ = ["FileClip", "RemappedClip", "open_source", "remapped"]
+__all__ = ["FileClip", "RemappedClip", "UnlabelledClip", "open_source", "remapped", "without_labels"]
 
 
-def open_source(source: Source, policy: Policy = "strict") -> VideoDataset:
+def open_source(source: Source, policy: Policy = "strict", *, labels: bool = True) -> VideoDataset:
     """Open one data set of a recipe; masks and frames are read later.
+
+    With `labels=False`, as for an unlabelled stream, no frame of the result is labelled, so that no mask can be opened by mistake.
 
     `source.remap` is applied to every kind: stills read their masks straight into the target's ids, the others look the target up.
 
     Raises:
         DataError: the folder, a list or a description is missing or wrong, or the map does not fit the data set.
     """
+    dataset = _open(source, policy)
+    return dataset if labels else without_labels(dataset)
+
+
+def _open(source: Source, policy: Policy) -> VideoDataset:
     match source.kind:
         case "vspw":
             from semivss.data.vspw import read_vspw
@@ -73,6 +80,15 @@ def remapped(dataset: VideoDataset, remap: str | None) -> VideoDataset:
     )
 
 
+def without_labels(dataset: VideoDataset) -> VideoDataset:
+    """The same frames with every mask out of reach."""
+    return VideoDataset(dataset.name, dataset.label_set, tuple(_unlabelled(clip) for clip in dataset.clips), dataset.defects)
+
+
+def _unlabelled(clip: Clip) -> Clip:
+    return replace(clip, masks=(None,) * len(clip.stems)) if isinstance(clip, FileClip) else UnlabelledClip(clip)
+
+
 def _remapped_clip(clip: Clip, label_map: LabelMap) -> Clip:
     if isinstance(clip, FileClip) and isinstance(clip.read_labels, IndexReader):
         return replace(clip, read_labels=IndexReader(clip.read_labels.table.then(label_map.ids)))
@@ -93,3 +109,19 @@ class RemappedClip:
         except StrayValuesError as error:
             error.labels = None if error.labels is None else self._ids[error.labels]
             raise
+
+
+class UnlabelledClip:
+    """Another clip without its masks. Implements `Clip`."""
+
+    def __init__(self, clip: Clip) -> None:
+        self._clip = clip
+        self.name, self.stems, self.frame, self.stream = clip.name, clip.stems, clip.frame, clip.stream
+
+    def is_labelled(self, index: int) -> bool:
+        """Never."""
+        return False
+
+    def labels(self, index: int) -> UInt8[np.ndarray, "H W"]:
+        """Nothing to read: always raises IndexError."""
+        raise IndexError(f"frame {self.stems[index]} of {self.name} belongs to an unlabelled stream")
