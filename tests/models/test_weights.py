@@ -14,9 +14,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from semivss.data.labels import LabelSet
 from semivss.errors import WeightsError
 from semivss.models import weights as weights_module
 from semivss.models.weights import LITE0, lite0_file, lite_names, load_backbone_weights, read_tensors
+from semivss.models.zoo import build_segmenter
+from semivss.recipe import Model
 
 NAME = "tf_efficientnet_lite0"
 ALL = 296  # tensors of the classifier; its backbone form lacks the 8 of conv_head, bn2 and classifier
@@ -330,3 +333,14 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path):
     save_file(state, tmp_path / "nan.safetensors")
     with pytest.raises(WeightsError, match=r"layer3\.0\.conv1\.weight holds values that are not finite"):
         load_backbone_weights(Wrapped("test_resnet"), str(tmp_path / "nan.safetensors"))
+
+
+def test_segmenter_shows_the_weights_what_they_expect(alive: nn.Module, lite0: Path):
+    settings = Model(backbone=f"timm/{NAME}", weights=LITE0)
+    segmenter = build_segmenter(settings, LabelSet("two", ("a", "b"), ((0, 0, 0), (255, 0, 0)), (False, True))).eval()
+    frames = ((photo("chelsea.png", HALF) * 0.5 + 0.5) * 255).round().to(torch.uint8)
+    with torch.no_grad():
+        top = segmenter.backbone(segmenter.normalise(frames))[-1]
+        logits = alive.forward_head(alive.bn2(alive.conv_head(top)))
+    assert int(logits.argmax()) in CAT
+    assert torch.allclose(logits, alive(photo("chelsea.png", HALF)), atol=1e-3)
