@@ -97,7 +97,7 @@ def test_labels_that_were_not_reduced_are_refused():
 
 
 def test_sizes_must_agree():
-    with pytest.raises(DataError, match="size 1x2, the mask 1x3"):
+    with pytest.raises(DataError, match="size 2x1, the mask 3x1"):
         _counted(_row(0, 1, 1), _row(0, 1))
 
 

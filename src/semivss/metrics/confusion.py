@@ -98,7 +98,7 @@ class Confusion:
 def pair_counts(truth: UInt8[np.ndarray, "..."], prediction: UInt8[np.ndarray, "..."], num_classes: int) -> Int64[np.ndarray, "C1 C1"]:
     """Pixels of each (truth, prediction) pair, laid out as in `Confusion.counts`. Raises DataError as `Confusion.update` does."""
     if truth.shape != prediction.shape:
-        raise DataError(f"the prediction has size {_size(prediction)}, the mask {_size(truth)}; predict at the size of the mask")
+        raise DataError(f"the prediction has size {size_text(prediction)}, the mask {size_text(truth)}; predict at the size of the mask")
     pairs = np.empty((truth.size, 2), np.uint8)
     pairs[:, 1], pairs[:, 0] = truth.reshape(-1), prediction.reshape(-1)
     keys = pairs.view("<u2")[:, 0]  # truth * 256 + prediction
@@ -120,5 +120,6 @@ def _fold(table: Int64[np.ndarray, "256 256"], num_classes: int) -> Int64[np.nda
     return counts
 
 
-def _size(labels: UInt8[np.ndarray, "..."]) -> str:
-    return "x".join(str(side) for side in labels.shape)
+def size_text(labels: UInt8[np.ndarray, "..."]) -> str:
+    """Such as 853x480: width first, as for pictures."""
+    return "x".join(str(side) for side in reversed(labels.shape))

@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 
 from semivss.data.labels import IGNORE
 from semivss.errors import DataError
-from semivss.metrics.confusion import ClassScores, Confusion
+from semivss.metrics.confusion import ClassScores, Confusion, size_text
 
 
 @dataclass
@@ -64,7 +64,7 @@ class VideoConsistency:
     def update(
         self,
         truth: UInt8[np.ndarray, "H W"],
-        prediction: UInt8[np.ndarray, "H W"] | None,
+        prediction: UInt8[np.ndarray, "h w"] | None,
         raw: UInt8[np.ndarray, "H W"] | None = None,
     ) -> None:
         """Take the next frame: training ids with 255 = ignored, and the prediction (None = missing: no pixel of it is stable).
@@ -77,7 +77,9 @@ class VideoConsistency:
         """
         shown = truth if raw is None else raw
         if prediction is not None and prediction.shape != truth.shape:
-            raise DataError(f"the prediction has size {prediction.shape}, the mask {truth.shape}; predict at the size of the mask")
+            raise DataError(
+                f"the prediction has size {size_text(prediction)}, the mask {size_text(truth)}; predict at the size of the mask"
+            )
         if self._before is None:
             kind = np.uint8 if self._longest < IGNORE else np.int32
             self._truth_run, self._both_run = np.zeros(truth.shape, kind), np.zeros(truth.shape, kind)
@@ -90,7 +92,7 @@ class VideoConsistency:
     def _extend(self, shown: np.ndarray, prediction: np.ndarray | None, before: tuple[np.ndarray, np.ndarray | None]) -> None:
         shown_before, prediction_before = before
         if shown_before.shape != shown.shape:
-            raise DataError(f"the mask has size {shown.shape}, the one before {shown_before.shape}; VC needs one size a video")
+            raise DataError(f"the mask has size {size_text(shown)}, the one before {size_text(shown_before)}; VC needs one size a video")
         same = shown_before == shown
         _advance(self._truth_run, same, self._longest)
         if prediction is None or prediction_before is None:
@@ -129,10 +131,11 @@ class FlowConsistency:
     def __init__(self, num_classes: int) -> None:
         self.confusion = Confusion(num_classes)
 
-    def update(self, now: UInt8[np.ndarray, "H W"], after: UInt8[np.ndarray, "H W"], flow: Float32[np.ndarray, "2 H W"]) -> None:
+    def update(self, now: UInt8[np.ndarray, "H W"], after: UInt8[np.ndarray, "h w"], flow: Float32[np.ndarray, "2 Hf Wf"]) -> None:
         """Predictions at t and t + 1, and the flow in pixels (x, y) from t to t + 1. Raises DataError for different sizes."""
         if after.shape != now.shape or flow.shape[1:] != now.shape:
-            raise DataError(f"predictions of sizes {now.shape} and {after.shape} with a flow of {flow.shape[1:]}; all three must agree")
+            sizes = f"predictions of {size_text(now)} and {size_text(after)} with a flow of {size_text(flow[0])}"
+            raise DataError(f"{sizes}; all three must agree, so compute the flow at the size of the predictions")
         self.confusion.update(now, pull_back(after, flow))
 
     def scores(self) -> ClassScores:

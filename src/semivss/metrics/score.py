@@ -13,7 +13,7 @@ from semivss.data.images import read_mask
 from semivss.data.labels import IGNORE
 from semivss.data.policy import DefectCounter, Policy, read_labels
 from semivss.errors import DataError, DefectError
-from semivss.metrics.confusion import Confusion
+from semivss.metrics.confusion import Confusion, size_text
 from semivss.metrics.consistency import VideoConsistency, window_mean
 from semivss.metrics.scores import Consistency, Scores, VideoScores, render
 from semivss.progress import track
@@ -146,8 +146,8 @@ def _read_prediction(path: Path, truth: UInt8[np.ndarray, "H W"]) -> UInt8[np.nd
     except DefectError as error:
         raise DataError(f"{path}: {error.detail}; run predict again") from error
     if prediction.shape != truth.shape:
-        sizes = (f"{width}x{height}" for height, width in (prediction.shape, truth.shape))
-        raise DataError("{}: the prediction is {}, its mask {}; predict at the size of the mask".format(path, *sizes))
+        sizes = f"the prediction is {size_text(prediction)}, its mask {size_text(truth)}"
+        raise DataError(f"{path}: {sizes}; predict at the size of the mask")
     return prediction
 
 
