@@ -15,7 +15,7 @@ from semivss.data.clips import VideoDataset
 from semivss.data.source import open_source
 from semivss.errors import DataError, SemivssError
 from semivss.progress import say
-from semivss.recipe import Predict, Recipe, Score, Source, dump_recipe, load_recipe
+from semivss.recipe import Predict, Recipe, Score, Source, dump_recipe, evaluation_sets, load_recipe
 
 
 def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:
@@ -182,14 +182,6 @@ class Stage:
 
     def _write(self, *, finished: bool) -> None:
         atomic_json(self.folder / "stamp.json", {"inputs": dict(self.inputs), "finished": finished, "versions": versions()})
-
-
-def evaluation_sets(recipe: Recipe) -> dict[str, Source]:
-    """The sets to predict and score: "val" and "test", or "test_1", "test_2" where there are several."""
-    tests = recipe.data.test
-    sets = {"val": recipe.data.val} if recipe.data.val else {}
-    names = ["test"] if len(tests) == 1 else [f"test_{k + 1}" for k in range(len(tests))]
-    return sets | dict(zip(names, tests, strict=True))
 
 
 def model_folder(path: Path) -> Path:

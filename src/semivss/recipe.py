@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -50,7 +50,7 @@ class Source(Settings):
     toy: Toy = Toy()
 
     @model_validator(mode="after")
-    def _path(self) -> Self:
+    def _path(self) -> "Source":
         if self.kind != "toy" and not self.path:
             raise ValueError(f"path is missing; a {self.kind} data set needs its folder")
         return self
@@ -110,10 +110,10 @@ class Data(Settings):
     sampling: Sampling = Sampling()
     augment: Augment = Augment()
     workers: int = Field(0, ge=0)
-    cache_mb: int = Field(0, ge=0)  # decoded frames and masks kept in memory, per process
+    cache_mb: int = Field(256, ge=0)  # decoded training frames and masks kept in memory, per loader process
 
     @model_validator(mode="after")
-    def _phases(self) -> Self:
+    def _phases(self) -> "Data":
         for phase in self.phases:
             if len(phase.weights) != len(self.train) or not any(phase.weights):
                 raise ValueError(f"phases.weights needs {len(self.train)} numbers, one a training source, not all 0")
@@ -147,7 +147,7 @@ class Mask2FormerHead(Settings):
     min_area: int = Field(1, ge=1)  # a class with fewer valid pixels is no target
 
     @model_validator(mode="after")
-    def _divisible(self) -> Self:
+    def _divisible(self) -> "Mask2FormerHead":
         if self.channels % self.heads:
             raise ValueError(f"channels {self.channels} must be a multiple of heads {self.heads}")
         return self
@@ -181,6 +181,7 @@ class Train(Settings):
     seed: int = 0
     threads: int | None = Field(None, ge=1)  # intra-op threads; none = torch's choice. Part of bitwise reproduction
     evaluate_every: Positive = 500
+    evaluate_stride: Positive = 1  # every n-th frame of each validation clip is scored during training
     checkpoint_every: Positive = 500
     log_every: Positive = 20
     panel_frames: int = Field(4, ge=0)  # frames in the picture of predictions drawn at each evaluation
@@ -246,7 +247,7 @@ def parse_recipe(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {_explain(error)}") from error
+        raise RecipeError(f"{where}: {_explain(error, Recipe)}") from error
 
 
 def checked(section: type[Section], where: str, **values: Any) -> Section:
@@ -254,7 +255,15 @@ def checked(section: type[Section], where: str, **values: Any) -> Section:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(f"{where}: {_explain(error)}") from error
+        raise RecipeError(f"{where}: {_explain(error, section)}") from error
+
+
+def evaluation_sets(recipe: Recipe) -> dict[str, Source]:
+    """The sets to predict and score: "val" and "test", or "test_1", "test_2" where there are several."""
+    tests = recipe.data.test
+    sets = {"val": recipe.data.val} if recipe.data.val else {}
+    names = ["test"] if len(tests) == 1 else [f"test_{k + 1}" for k in range(len(tests))]
+    return sets | dict(zip(names, tests, strict=True))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -301,13 +310,13 @@ def _index(node: list[Any], part: str, override: str) -> int:
     return int(part)
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, root: type[Settings]) -> str:
     problem = error.errors()[0]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location) or "recipe"
     if problem["type"] == "extra_forbidden":
-        known = sorted(_fields_at(location[:-1]))
+        known = sorted(_fields_at(location[:-1], root))
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else "mend or remove it."
         return f"unknown key {key!r}; {hint} Known keys: {', '.join(known)}{more}"
@@ -319,9 +328,9 @@ def _explain(error: ValidationError) -> str:
     return f"key {key!r}: {message[0].lower() + message[1:]}{shown}{more}"
 
 
-def _fields_at(location: Sequence[str]) -> list[str]:
-    """Known keys of the section at `location`."""
-    section: Any = Recipe
+def _fields_at(location: Sequence[str], root: type[Settings]) -> list[str]:
+    """Known keys of the section at `location` of `root`."""
+    section: Any = root
     for part in location:
         if part.isdigit():
             continue

@@ -10,7 +10,7 @@ The one place that knows the policies:
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -118,7 +118,7 @@ class DefectCounter:
         return {kind: {"count": count, "files": sorted(self._files[kind])[:limit]} for kind, count in self.counts().items()}
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+    def from_dict(cls, value: Mapping[str, Any]) -> "DefectCounter":
         """The counter that `to_dict(limit=None)` described."""
         return cls({kind: entry["files"] for kind, entry in value.items()})
 

@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -64,7 +63,7 @@ class Segmenter(nn.Module):
         save_segmenter(self, Path(folder))
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str) -> Self:
+    def from_pretrained(cls, folder: Path | str) -> "Segmenter":
         """The model saved in `folder`, in evaluation mode, on the CPU. Raises WeightsError for a missing or damaged file."""
         from semivss.models.folder import load_segmenter
 
