@@ -1,0 +1,195 @@
+"""A frame in, the pictures a model looks at out (scaled, mirrored, cut into windows), and their distributions back on the frame's pixels.
+
+Scaling, mirroring and cutting act on rows and columns separately, and so does the way back: each output row is a weighted sum of at most
+two rows of a window, each column likewise (`Taps`). That makes the inverse exact, and no score map larger than one window is ever held.
+Letters: C classes, H W size of the frame, h w size of a window.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from semivss.errors import RecipeError
+from semivss.posterior import STRIDE, covered_pixels
+from semivss.recipe import Views
+
+Size = tuple[int, int]  # height, width
+SMALLEST = 32  # pixels a side of a scaled view: one cell of the coarsest feature map
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of a scaled view, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Taps:
+    """How one axis of the frame is read from one window: output position `where.start + k` is the sum of two window positions."""
+
+    where: slice  # output positions that this window reaches
+    first: Tensor  # window position, int64
+    second: Tensor
+    first_weight: Tensor  # float32; over all windows the weights of an output position sum to 1
+    second_weight: Tensor
+
+    def gather(self, p: Tensor, axis: int) -> Tensor:
+        """`p` with `axis` (negative) sampled at the output positions. A plain copy or flip where no mixing is needed."""
+        shape = (-1,) + (1,) * (-1 - axis)
+        device = p.device
+        out = p.index_select(axis, self.first.to(device))
+        if not bool((self.first_weight == 1).all()):
+            out = out * self.first_weight.to(device).view(shape)
+        if bool(self.second_weight.any()):
+            out = out + p.index_select(axis, self.second.to(device)) * self.second_weight.to(device).view(shape)
+        return out
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at a frame: resized by `scale`, perhaps mirrored, whole or in overlapping windows."""
+
+    scale: float = 1.0
+    flip: bool = False
+    crop: Size | None = None  # none = the whole view is one window
+    stride: Size | None = None  # none = two thirds of the crop
+    base: Size | None = None  # size at scale 1; none = the frame's own
+
+    def size(self, frame: Size) -> Size:
+        """Size of the scaled view of a frame of size `frame`.
+
+        A view that is resized anyway gets sides that are multiples of 4, so that a model's stride-4 maps cover it exactly.
+        """
+        start = self.base or frame
+        if self.scale == 1:
+            return start
+        return _scaled(start[0], self.scale), _scaled(start[1], self.scale)
+
+    def windows(self, frame: Size) -> list[Window]:
+        """Windows that cover the scaled view, row by row; the last one of a row or column is shifted inside."""
+        height, width = self.size(frame)
+        crop = self.crop or (height, width)
+        tops, lefts = self._starts((height, width))
+        return [Window(top, left, min(crop[0], height), min(crop[1], width)) for top in tops for left in lefts]
+
+    def apply(self, frame: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 h w"]:
+        """The scaled (bilinear, align_corners=False, rounded) and mirrored frame, from which windows are cut."""
+        size = self.size((frame.shape[1], frame.shape[2]))
+        if size != tuple(frame.shape[1:]):
+            resized = F.interpolate(frame[None].float(), size, mode="bilinear", align_corners=False)[0]
+            frame = resized.round_().clamp_(0, 255).to(torch.uint8)
+        return frame.flip(-1) if self.flip else frame
+
+    def map_size(self, window: Window, frame: Size) -> Size:
+        """Size at which the window's distribution is wanted by `add`.
+
+        A view in one piece is sampled at the frame's own pixels at once, one bilinear step instead of two, unless its maps would be
+        mistaken for those of an unscaled frame.
+        """
+        size = self.size(frame)
+        whole = (window.height, window.width) == size
+        cells = (math.ceil(size[0] / STRIDE), math.ceil(size[1] / STRIDE))
+        spans = covered_pixels(cells, size) == size and (size == frame or covered_pixels(cells, frame) == frame)
+        return frame if whole and spans else (window.height, window.width)
+
+    def add(
+        self, total: Float[Tensor, "C H W"] | None, p: Float[Tensor, "C h w"], window: Window, frame: Size, weight: float
+    ) -> Float[Tensor, "C H W"]:
+        """Undo window, flip and scale of a window's distribution `p` and add it, times `weight`, to the running sum (none = zero).
+
+        `p` has the size that `map_size` says. Where windows overlap each counts equally. The sum is written in place.
+        """
+        if tuple(p.shape[1:]) == frame and self._covers(window, frame):
+            p = p.flip(-1) if self.flip else p
+            if total is None:
+                return p * weight if weight != 1 else p
+            return total.add_(p, alpha=weight)
+        if total is None:
+            total = p.new_zeros(p.shape[0], *frame)
+        rows, columns = self._taps(window, frame)
+        part = columns.gather(rows.gather(p, -2), -1)
+        total[:, rows.where, columns.where].add_(part, alpha=weight)
+        return total
+
+    def _covers(self, window: Window, frame: Size) -> bool:
+        return (window.height, window.width) == self.size(frame)
+
+    def _taps(self, window: Window, frame: Size) -> tuple[Taps, Taps]:
+        size = self.size(frame)
+        tops, lefts = self._starts(size)
+        rows = axis_taps(frame[0], size[0], tops, window.height, window.top, flip=False)
+        return rows, axis_taps(frame[1], size[1], lefts, window.width, window.left, flip=self.flip)
+
+    def _starts(self, size: Size) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        crop = self.crop or size
+        stride = self.stride or default_stride(crop)
+        return starts(size[0], crop[0], stride[0]), starts(size[1], crop[1], stride[1])
+
+
+def views_from(settings: Views) -> tuple[View, ...]:
+    """Every scale, with and without its mirror image if asked for.
+
+    Raises:
+        RecipeError: a stride larger than its crop, which would leave pixels unseen.
+    """
+    crop, stride = settings.crop, settings.stride
+    if crop and stride and (stride[0] > crop[0] or stride[1] > crop[1]):
+        raise RecipeError(
+            f"views.stride {stride[0]}x{stride[1]} is larger than views.crop {crop[0]}x{crop[1]} and would leave gaps; make it smaller"
+        )
+    if stride and not crop:
+        raise RecipeError(f"views.stride {stride[0]}x{stride[1]} has no views.crop to step; set the crop too")
+    flips = (False, True) if settings.flip else (False,)
+    return tuple(View(scale, flip, crop, stride, settings.base) for scale in settings.scales for flip in flips)
+
+
+def default_stride(crop: Size) -> Size:
+    """Two thirds of the window, rounded."""
+    return max(1, round(crop[0] * 2 / 3)), max(1, round(crop[1] * 2 / 3))
+
+
+@functools.lru_cache(maxsize=4096)  # the same for every frame of a size
+def axis_taps(out: int, length: int, begins: tuple[int, ...], window: int, start: int, *, flip: bool) -> Taps:
+    """Taps of one axis: `out` positions of the frame read from a view of `length` positions that windows at `begins` cover.
+
+    Bilinear with align_corners=False: position x lies at (x + 0.5) * length / out - 0.5 of the view, cut to its range. What falls
+    into the window `start` .. `start + window` counts, divided by how many windows hold it.
+    """
+    count = torch.zeros(length)
+    for begin in begins:
+        count[begin : begin + window] += 1
+    source = ((torch.arange(out, dtype=torch.float64) + 0.5) * length / out - 0.5).clamp(0, length - 1)
+    first = source.floor().long()
+    second = (first + 1).clamp_max(length - 1)
+    share = source - first
+    weights = []
+    for index, part in ((first, 1 - share), (second, share)):
+        inside = (index >= start) & (index < start + window)
+        weights.append((part.float() / count[index]) * inside)
+    if flip:
+        first, second, weights = first.flip(0), second.flip(0), [weight.flip(0) for weight in weights]
+    touched = ((weights[0] > 0) | (weights[1] > 0)).nonzero().flatten()
+    where = slice(int(touched[0]), int(touched[-1]) + 1) if len(touched) else slice(0, 0)  # a tiny window of a large view may fall between
+    local = [(index - start).clamp(0, window - 1)[where] for index in (first, second)]
+    return Taps(where, local[0], local[1], weights[0][where], weights[1][where])
+
+
+def starts(length: int, crop: int, stride: int) -> tuple[int, ...]:
+    """First positions of windows along one axis; the last window ends with the axis."""
+    if crop >= length:
+        return (0,)
+    steps = math.ceil((length - crop) / stride)
+    return tuple(min(step * stride, length - crop) for step in range(steps + 1))
+
+
+def _scaled(side: int, scale: float) -> int:
+    return max(SMALLEST, round(side * scale / STRIDE) * STRIDE)
