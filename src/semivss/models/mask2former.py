@@ -1,0 +1,99 @@
+"""Feature pyramid in, class and mask logits of Q queries out: Mask2Former (arXiv 2112.01527) from transformers' modules."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import Mask2FormerConfig
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder, Mask2FormerTransformerModule
+
+from semivss.errors import RecipeError
+from semivss.models.deform_attn import DeformableAttention
+from semivss.recipe import Mask2FormerHead
+from semivss.tensors import MaskLogits
+
+GROUPS = 32  # of transformers' group normalisation
+
+
+class Mask2Former(nn.Module):
+    """Pixel decoder (deformable attention over strides 8, 16, 32), transformer decoder (masked attention), predictions of every layer."""
+
+    def __init__(self, inputs: Sequence[int], classes: int, settings: Mask2FormerHead) -> None:
+        """
+        Args:
+            inputs: channels of the pyramid's maps, finest first.
+            classes: number of classes C; the logits have C + 1 columns, "no object" last.
+            settings: sizes.
+
+        Raises:
+            RecipeError: the channels are no multiple of 32.
+        """
+        super().__init__()
+        if settings.channels % GROUPS:
+            raise RecipeError(
+                f"model.mask2former.channels {settings.channels} must be a multiple of {GROUPS}; take {_nearest(settings.channels)}"
+            )
+        config = transformers_config(settings, classes)
+        self.pixel_decoder = Mask2FormerPixelDecoder(config, list(inputs))
+        self.transformer = Mask2FormerTransformerModule(settings.channels, config)
+        self.classify = nn.Linear(settings.channels, classes + 1)
+        _initialise(self.pixel_decoder, self.transformer)
+        for layer in self.pixel_decoder.encoder.layers:  # the parameters keep their names
+            layer.self_attn = DeformableAttention(settings.channels, settings.heads)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> MaskLogits:
+        """Logits at the finest map's size. Training mode adds those of the earlier layers, the one before the first layer included."""
+        pixels = self.pixel_decoder(list(pyramid), output_hidden_states=False)
+        decoded = self.transformer(pixels.multi_scale_features, pixels.mask_features)
+        queries = decoded.intermediate_hidden_states if self.training else decoded.intermediate_hidden_states[-1:]
+        classes = self.classify(torch.stack(queries)).transpose(1, 2)  # layers, B, Q, C + 1
+        masks = decoded.masks_queries_logits[-len(queries) :]
+        auxiliary = tuple(zip(classes[:-1].unbind(0), masks[:-1], strict=True))
+        return MaskLogits(classes[-1], masks[-1], pixels.mask_features, auxiliary)
+
+
+def transformers_config(settings: Mask2FormerHead, classes: int) -> Mask2FormerConfig:
+    """The configuration of a transformers model with the same head and loss."""
+    return Mask2FormerConfig(
+        num_labels=classes,
+        feature_size=settings.channels,
+        mask_feature_size=settings.channels,
+        hidden_dim=settings.channels,
+        num_queries=settings.queries,
+        encoder_layers=settings.encoder_layers,
+        decoder_layers=settings.decoder_layers + 1,  # transformers counts the prediction before the first layer
+        num_attention_heads=settings.heads,
+        encoder_feedforward_dim=settings.encoder_feedforward,
+        dim_feedforward=settings.feedforward,
+        train_num_points=settings.points,
+        oversample_ratio=settings.oversample,
+        importance_sample_ratio=settings.importance,
+        class_weight=settings.class_weight,
+        mask_weight=settings.mask_weight,
+        dice_weight=settings.dice_weight,
+        no_object_weight=settings.no_object_weight,
+    )
+
+
+def _initialise(pixel_decoder: nn.Module, transformer: nn.Module) -> None:
+    """As the published code: Xavier for attention and feed-forward, variance-keeping for convolutions, unit normal for embeddings.
+
+    transformers leaves the level embedding uninitialised and makes convolutions so small that all masks start at 0.
+    """
+    nn.init.normal_(cast(Tensor, pixel_decoder.level_embed))
+    for module in pixel_decoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_uniform_(module.weight, a=1)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for stack in (pixel_decoder.get_submodule("encoder"), transformer.get_submodule("decoder.layers")):
+        for name, parameter in stack.named_parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+            elif name.endswith(("proj.bias", "proj_bias")):
+                nn.init.zeros_(parameter)
+
+
+def _nearest(channels: int) -> int:
+    return max(GROUPS, round(channels / GROUPS) * GROUPS)
