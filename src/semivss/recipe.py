@@ -250,7 +250,7 @@ def parse_recipe(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
         raise RecipeError(f"{where}: {_explain(error, Recipe)}") from error
 
 
-def checked(section: type[Section], where: str, **values: Any) -> Section:
+def checked(section: type[Section], where: str, /, **values: Any) -> Section:
     """One section from given values. Raises RecipeError in one line, as a recipe would."""
     try:
         return section.model_validate(values)

@@ -1,0 +1,146 @@
+"""Frames and labels of one clip in, the randomly resized, cropped, flipped and re-lit clip out; one draw serves all its frames.
+
+Section 3.2 of arXiv 2406.00587: random resize, random crop in which no class takes more than a given share, flip, photometric
+distortion. The crop is chosen first, so that one warp per image does resize, crop and flip, and nothing outside the crop is computed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from semivss.data.labels import IGNORE
+from semivss.recipe import Augment
+
+TRIES = 10  # crops drawn at most until one obeys the class-share limit; the last one is taken as it is
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which part of the resized frame becomes the crop. All sizes in pixels, (height, width)."""
+
+    source: tuple[int, int]  # frame as read
+    resized: tuple[int, int]  # frame after the random resize
+    corner: tuple[int, int]  # top left of the crop in the resized frame
+    crop: tuple[int, int]
+    flip: bool
+
+    def inverse(self) -> Float64[np.ndarray, "2 3"]:
+        """Affine map from (x, y) in the crop to (x, y) in the source, pixel centres at whole numbers."""
+        sy, sx = self.source[0] / self.resized[0], self.source[1] / self.resized[1]
+        y0, x0 = self.corner
+        matrix = np.array([[sx, 0, (x0 + 0.5) * sx - 0.5], [0, sy, (y0 + 0.5) * sy - 0.5]])
+        if self.flip:
+            matrix[0] = -sx, 0, (x0 + self.crop[1] - 0.5) * sx - 0.5
+        return matrix
+
+    def inside(self) -> tuple[slice, slice]:
+        """Rows and columns of the crop that the frame covers; the rest is padding (bottom and right before the flip)."""
+        height, width = (min(c, r - o) for c, r, o in zip(self.crop, self.resized, self.corner, strict=True))
+        columns = slice(self.crop[1] - width, self.crop[1]) if self.flip else slice(0, width)
+        return slice(0, height), columns
+
+
+@dataclass(frozen=True)
+class Photometric:
+    """Tables of a change of light: grey level to grey level, then hue and saturation."""
+
+    light: UInt8[np.ndarray, "256"] | None
+    hue_saturation: UInt8[np.ndarray, "256 1 3"] | None  # over OpenCV's full-range HSV; the third channel is left alone
+
+
+def augment_clip(
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]],
+    labels: Sequence[UInt8[np.ndarray, "H W"]],
+    settings: Augment,
+    generator: np.random.Generator,
+) -> tuple[UInt8[np.ndarray, "T h w 3"], UInt8[np.ndarray, "T h w"]]:
+    """Crops of size `settings.crop` from all frames of a clip under one draw of `generator` (paper, section 3.2).
+
+    Frames (RGB, 0..255) are sampled bilinearly and padded with 0; labels (0..C-1, 255 = ignore) are sampled by nearest neighbour and
+    padded with 255, so every id of the result was in the source or is 255.
+    """
+    geometry, warped = _draw_crop(labels, settings, generator)
+    photometric = _draw_photometric(settings, generator)
+    return np.stack([warp_frame(frame, geometry, photometric) for frame in frames]), warped
+
+
+def warp_frame(frame: UInt8[np.ndarray, "H W 3"], geometry: Geometry, photometric: Photometric | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Crop of a frame under a given geometry and light; 0 outside the frame."""
+    warped = _warp(frame, geometry, cv2.INTER_LINEAR)
+    lit = warped if photometric is None else _relight(warped, photometric)
+    return _pad(lit, geometry, 0)
+
+
+def warp_labels(labels: UInt8[np.ndarray, "H W"], geometry: Geometry) -> UInt8[np.ndarray, "h w"]:
+    """Crop of a label map under a given geometry; 255 outside the frame."""
+    return _pad(_warp(labels, geometry, cv2.INTER_NEAREST), geometry, IGNORE)
+
+
+def _warp(image: np.ndarray, geometry: Geometry, interpolation: int) -> np.ndarray:
+    # The border is replicated here and overwritten by `_pad`: a constant border would darken the frame's outermost pixels.
+    height, width = geometry.crop
+    flags = interpolation | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(image, geometry.inverse(), (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE))
+
+
+def _pad(image: np.ndarray, geometry: Geometry, value: int) -> np.ndarray:
+    rows, columns = geometry.inside()
+    image[rows.stop :] = value
+    image[:, : columns.start] = value
+    image[:, columns.stop :] = value
+    return image
+
+
+def _draw_crop(
+    labels: Sequence[UInt8[np.ndarray, "H W"]], settings: Augment, generator: np.random.Generator
+) -> tuple[Geometry, UInt8[np.ndarray, "T h w"]]:
+    """A geometry that obeys the class-share limit (or the last of ten tries), and the labels under it."""
+    source = labels[0].shape[:2]
+    scale = generator.uniform(*settings.scale)
+    height, width = settings.base or source
+    resized = max(1, round(height * scale)), max(1, round(width * scale))
+    flip = bool(generator.random() < settings.flip)
+    for _ in range(TRIES):
+        corner = tuple(int(generator.integers(max(r - c, 0) + 1)) for r, c in zip(resized, settings.crop, strict=True))
+        geometry = Geometry((source[0], source[1]), resized, (corner[0], corner[1]), settings.crop, flip)
+        warped = np.stack([warp_labels(one, geometry) for one in labels])
+        if largest_share(warped) <= settings.max_class_share:
+            break
+    return geometry, warped
+
+
+def largest_share(labels: UInt8[np.ndarray, "T h w"]) -> float:
+    """Share of the most frequent class among the labelled pixels, 0..1; 0 where nothing is labelled."""
+    counts = np.bincount(labels.ravel(), minlength=256)[:IGNORE]
+    return float(counts.max() / max(counts.sum(), 1))
+
+
+def _draw_photometric(settings: Augment, generator: np.random.Generator) -> Photometric | None:
+    """Brightness, contrast, saturation and hue, each changed with chance one half. Always consumes the same number of draws."""
+    chosen = generator.random(4) < 0.5
+    added = generator.uniform(-settings.brightness, settings.brightness)
+    gain, saturation = generator.uniform(*settings.contrast), generator.uniform(*settings.saturation)
+    turn = generator.uniform(-settings.hue, settings.hue)
+    if not settings.photometric:
+        return None
+    levels = np.arange(256.0)
+    light = np.clip(levels + added, 0, 255) if chosen[0] else levels
+    light = np.clip(light * gain, 0, 255) if chosen[1] else light
+    colour = np.stack([levels, levels, levels], axis=-1)[:, None]  # 256, 1, 3
+    colour[:, 0, 0] = (levels + turn * 256 / 360) % 256 if chosen[2] else levels
+    colour[:, 0, 1] = np.clip(levels * saturation, 0, 255) if chosen[3] else levels
+    return Photometric(
+        np.rint(light).astype(np.uint8) if chosen[:2].any() else None,
+        (np.rint(colour).astype(int) % 256).astype(np.uint8) if chosen[2:].any() else None,  # hue 255.6 is hue 0
+    )
+
+
+def _relight(frame: UInt8[np.ndarray, "h w 3"], photometric: Photometric) -> UInt8[np.ndarray, "h w 3"]:
+    lit = frame if photometric.light is None else cv2.LUT(frame, photometric.light)
+    if photometric.hue_saturation is not None:
+        hsv = cv2.cvtColor(lit, cv2.COLOR_RGB2HSV_FULL)
+        lit = cv2.cvtColor(cv2.LUT(hsv, photometric.hue_saturation), cv2.COLOR_HSV2RGB_FULL)
+    return np.asarray(lit)

@@ -1,0 +1,275 @@
+"""A recipe in, a trained model folder out: the training loop, on one process or several, that can be stopped anywhere and goes on."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from lightning_fabric import Fabric
+
+from semivss.atomic import atomic_json
+from semivss.data.clips import VideoDataset
+from semivss.data.loader import Batches, labelled_batches, open_sources
+from semivss.data.policy import DefectCounter
+from semivss.data.source import open_source
+from semivss.errors import DataError, SemivssError
+from semivss.models.segmenter import Segmenter
+from semivss.models.zoo import build_segmenter
+from semivss.progress import say, track
+from semivss.recipe import Recipe
+from semivss.train.checkpoint import load_checkpoint, save_checkpoint
+from semivss.train.ema import AveragedModel
+from semivss.train.evaluate import Validation, evaluate
+from semivss.train.interrupt import Interrupt
+from semivss.train.journal import Journal
+from semivss.train.optim import build_optimizer, learning_rate, set_learning_rate
+from semivss.train.panels import save_panel
+from semivss.train.steps import WEIGHTS, Objective, StepResult, agree, check_patience, seed_of, train_step
+
+
+@dataclass
+class Counters:
+    """Where a run stands; plain values, part of every checkpoint."""
+
+    step: int = 0  # optimiser steps done, skipped ones included
+    evaluated: int = 0  # step of the last evaluation
+    best_miou: float = -1.0  # of the weights in model/
+    best_step: int = 0
+    skipped: int = 0  # steps without a finite result
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0  # wall clock of the loop, evaluations included, over all starts
+    cpu_seconds: float = 0.0  # the same in CPU time of this process, without loader workers
+    sums: dict[str, float] = field(default_factory=dict)  # of what the next row of the journal averages
+    summed: int = 0
+
+
+def train(recipe: Recipe, out: Path, *, resume: bool = True) -> None:
+    """Train the recipe's model on its labelled data into the folder `out`, or go on from `out`/last.ckpt.
+
+    Writes model/ (best validation mIoU; without validation data the latest weights), last.ckpt, metrics.csv, TensorBoard events,
+    panels/<step>.png and defects.json. Interrupted anywhere and started again, it ends with bitwise the same weights (on the same
+    machine with the same number of threads). With `resume` off, an earlier checkpoint in `out` is overwritten.
+
+    Raises:
+        SemivssError: a setting, file or sample that the user can mend; `out` belongs to another process or another recipe.
+        KeyboardInterrupt: after Ctrl-C, when the current step is finished and saved.
+    """
+    fabric = start_fabric(recipe)
+    with locked(out, fabric), Interrupt() as interrupt:
+        run = Run(recipe, out, fabric, interrupt)
+        if resume:
+            run.load()
+        run.loop()
+        run.close()
+        interrupt.leave()
+
+
+class Run:
+    """The objects of one training run; `loop` is the method."""
+
+    def __init__(self, recipe: Recipe, out: Path, fabric: Fabric, interrupt: Interrupt) -> None:
+        self.recipe, self.out, self.fabric, self.interrupt = recipe, out, fabric, interrupt
+        self.counters, self.defects = Counters(), DefectCounter()
+        self.datasets = open_sources(recipe.data.train, recipe.data.policy)
+        self.validation = self._validation()
+        torch.manual_seed(seed_of(recipe.train.seed, WEIGHTS))
+        self.segmenter = build_segmenter(recipe.model, self.datasets[0].label_set)
+        self.optimizer = build_optimizer(self.segmenter, recipe.train)
+        self.objective, self.wrapped_optimizer = fabric.setup(Objective(self.segmenter), self.optimizer)
+        self.segmenter.train()
+        self.ema = AveragedModel(self.segmenter, recipe.train.ema) if recipe.train.ema else None
+        self.journal: Journal | None = None
+
+    def loop(self) -> None:
+        """Steps, and between them the journal, evaluations and checkpoints that are due."""
+        settings, counters = self.recipe.train, self.counters
+        self.journal = Journal(self.out, counters.step) if self.fabric.is_global_zero else None
+        began = time.perf_counter() - counters.seconds, time.process_time() - counters.cpu_seconds
+        if (row := self._evaluate_if_due()) and self.journal is not None:  # an evaluation that was interrupted
+            self.journal.write(counters.step, row)
+        batches = self._batches()
+        stream = iter(batches)
+        for step in track(range(counters.step, settings.steps), "train", total=settings.steps, unit="steps", start=counters.step):
+            rate = learning_rate(step, settings)
+            set_learning_rate(self.optimizer, rate)
+            result = train_step(self.fabric, self.objective, self.wrapped_optimizer, stream, settings, step)
+            if self.ema is not None and not result.skipped:
+                self.ema.update(self.segmenter, step)
+            counters.step = step + 1
+            counters.seconds, counters.cpu_seconds = time.perf_counter() - began[0], time.process_time() - began[1]
+            self.defects.merge(batches.defects)
+            row = self._note(result, rate) | self._evaluate_if_due()
+            if row and self.journal is not None:
+                self.journal.write(counters.step, row)
+            stopping = not agree(self.fabric, not self.interrupt)
+            if stopping or counters.step % settings.checkpoint_every == 0 or counters.step == settings.steps:
+                self.save()
+            if stopping:
+                say(f"stopped after step {counters.step} of {settings.steps}; the same command goes on from there")
+                break
+
+    def save(self) -> None:
+        """Write last.ckpt and defects.json; without validation data also model/."""
+        defects = self._all_defects()
+        if self.fabric.is_global_zero:
+            if self.validation is None:
+                self.best.save_pretrained(self.out / "model")
+            state = {
+                "model": self.segmenter.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "ema": None if self.ema is None else self.ema.module.state_dict(),
+                "counters": asdict(self.counters),
+                "defects": defects.to_dict(limit=None),
+            }
+            save_checkpoint(self.out / "last.ckpt", self.recipe, state)
+            atomic_json(self.out / "defects.json", defects.to_dict())
+        self.fabric.barrier()
+
+    def load(self) -> None:
+        """Go on from last.ckpt, if there is one. Raises SemivssError for a damaged one, or one of another recipe."""
+        path = self.out / "last.ckpt"
+        if not path.exists():
+            return
+        state = load_checkpoint(path, self.recipe)
+        self.segmenter.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.counters = Counters(**state["counters"])
+        self.defects = DefectCounter.from_dict(state["defects"])
+        if self.counters.step < self.recipe.train.steps:
+            say(f"{path}: going on after step {self.counters.step}")
+
+    def close(self) -> None:
+        if self.journal is not None:
+            self.journal.close()
+        if self.defects:
+            say(f"damaged files met and handled by policy {self.recipe.data.policy}: {self.defects}; names in {self.out / 'defects.json'}")
+
+    @property
+    def best(self) -> Segmenter:
+        """The weights to evaluate and save: the averaged ones if the recipe averages."""
+        return self.segmenter if self.ema is None else self.ema.module
+
+    def _batches(self) -> Batches:
+        data, settings, fabric = self.recipe.data, self.recipe.train, self.fabric
+        return labelled_batches(data, settings, self.counters.step, fabric.global_rank, fabric.world_size, datasets=self.datasets)
+
+    def _validation(self) -> Validation | None:
+        data, fabric = self.recipe.data, self.fabric
+        if data.val is None:
+            return None
+        dataset = open_source(data.val, data.policy)
+        _same_classes(self.datasets[0], dataset)
+        stride = self.recipe.train.evaluate_stride
+        return Validation.of(dataset, data.policy, data.augment.base, stride=stride, rank=fabric.global_rank, world=fabric.world_size)
+
+    def _note(self, result: StepResult, rate: float) -> dict[str, float]:
+        """Add a step to the journal's averages; the row, when one is due. Raises SemivssError after too many skipped steps."""
+        counters, settings = self.counters, self.recipe.train
+        counters.skipped_in_a_row = counters.skipped_in_a_row + 1 if result.skipped else 0
+        if result.skipped:
+            counters.skipped += 1
+            try:
+                check_patience(result, counters.skipped_in_a_row)
+            except SemivssError:
+                counters.skipped_in_a_row = 0  # a later start gets its ten tries again
+                self.save()
+                raise
+        else:
+            values = {"loss": sum(result.terms.values())} | {f"loss_{name}": value for name, value in result.terms.items()}
+            for name, value in (values | {"gradient_norm": result.norm}).items():
+                counters.sums[name] = counters.sums.get(name, 0.0) + value
+            counters.summed += 1
+        if counters.step % settings.log_every and counters.step != settings.steps:
+            return {}
+        means = {name: value / max(counters.summed, 1) for name, value in counters.sums.items()}
+        counters.sums, counters.summed = {}, 0
+        return means | {"lr": rate, "skipped": counters.skipped, "seconds": counters.seconds, "cpu_seconds": counters.cpu_seconds}
+
+    def _evaluate_if_due(self) -> dict[str, float]:
+        """Score the validation set if it is time and keep the weights if they are the best so far; the scores for the journal."""
+        counters, settings = self.counters, self.recipe.train
+        due = counters.step % settings.evaluate_every == 0 or counters.step == settings.steps
+        if self.validation is None or not due or counters.evaluated == counters.step or not agree(self.fabric, not self.interrupt):
+            return {}
+        done = evaluate(self.best.eval(), self.validation, settings.panel_frames, self.defects, lambda: bool(self.interrupt))
+        self.segmenter.train()
+        if not agree(self.fabric, done is not None) or done is None:
+            return {}
+        confusion, rows = done
+        counts = self.fabric.all_reduce(torch.from_numpy(confusion.counts).to(self.fabric.device), reduce_op="sum")
+        scores = type(confusion)(confusion.num_classes, counts.cpu().numpy()).scores()
+        if scores.miou is None:
+            raise DataError(f"{self.validation.dataset.name}: no labelled pixel to evaluate on; mend data.val or leave it out")
+        counters.evaluated = counters.step
+        if self.fabric.is_global_zero:
+            title = f"{self.recipe.name}, step {counters.step}: mIoU {scores.miou:.3f} on {self.validation.dataset.name}"
+            save_panel(self.out / "panels" / f"{counters.step:06d}.png", rows, self.validation.dataset.label_set, title)
+            say(f"step {counters.step}: val mIoU {100 * scores.miou:.2f}, accuracy {100 * (scores.acc or 0):.2f}")
+        if scores.miou > counters.best_miou:
+            counters.best_miou, counters.best_step = scores.miou, counters.step
+            if self.fabric.is_global_zero:
+                self.best.save_pretrained(self.out / "model")
+        return {"val_miou": scores.miou, "val_acc": scores.acc or 0.0, "val_weighted_iou": scores.weighted_iou or 0.0}
+
+    def _all_defects(self) -> DefectCounter:
+        """Defects met by all processes."""
+        if self.fabric.world_size == 1:
+            return self.defects
+        found: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(found, self.defects.to_dict(limit=None))
+        for one in found:
+            self.defects.merge(DefectCounter.from_dict(one))
+        return self.defects
+
+
+def start_fabric(recipe: Recipe) -> Fabric:
+    """Devices, processes and precision: all GPUs of the machine, else the CPU; under torchrun the processes it started."""
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    processes = os.environ.get("LOCAL_WORLD_SIZE")
+    fabric = Fabric(
+        accelerator="auto",
+        strategy="ddp" if processes else "auto",
+        devices=int(processes) if processes else ("auto" if torch.cuda.is_available() else 1),
+        num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // int(processes) if processes else 1,
+        precision="bf16-mixed" if recipe.train.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def locked(out: Path, fabric: Fabric) -> Iterator[None]:
+    """Hold the folder for this run. Raises SemivssError when another process does, or when it cannot be made."""
+    if not fabric.is_global_zero:
+        yield
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SemivssError(f"{out}: another process is training into this folder; wait for it, or use another --out") from error
+    except OSError as error:
+        raise SemivssError(f"{out}: cannot be used as output folder ({error.strerror}); choose another place with --out") from error
+    try:
+        for rest in out.rglob(".*.tmp"):  # of writers that were killed; none can be alive while the lock is ours
+            rest.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _same_classes(first: VideoDataset, other: VideoDataset) -> None:
+    if other.label_set.names != first.label_set.names:
+        raise DataError(
+            f"{other.name} has the classes of {other.label_set.name}, {first.name} those of {first.label_set.name}; "
+            "give one of them a remap to the other's classes"
+        )

@@ -1,0 +1,123 @@
+"""One optimiser step: micro-batches in, changed weights and the mean loss terms out; a step without a finite result changes nothing."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from semivss.errors import NonFiniteCost, SemivssError
+from semivss.losses.supervised import supervised_loss
+from semivss.models.segmenter import Segmenter
+from semivss.recipe import Train
+from semivss.tensors import Batch
+
+PATIENCE = 10  # skipped steps in a row until training stops
+WEIGHTS, DROPOUT, POINTS = 2, 3, 4  # streams of random numbers beside the loader's
+
+
+class Objective(nn.Module):
+    """The model with its loss: frames and labels in, named loss terms out. What DDP and autocast wrap."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, frames: UInt8[Tensor, "N 3 H W"], labels: UInt8[Tensor, "N H W"], generator: torch.Generator) -> dict[str, Tensor]:
+        """Weighted terms; their sum is minimised. Raises NonFiniteCost as `supervised_loss` does."""
+        return supervised_loss(self.segmenter(frames), labels, self.segmenter.settings, generator)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step reports. `terms` is empty when the step was skipped."""
+
+    terms: dict[str, float]  # means over the micro-batches
+    norm: float  # of the gradient, before clipping
+    ids: tuple[str, ...]  # samples of the step
+
+    @property
+    def skipped(self) -> bool:
+        return not self.terms
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for torch from whole numbers such as (seed, stream, step, rank), well mixed."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def train_step(
+    fabric: Fabric, objective: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[Batch], train: Train, step: int
+) -> StepResult:
+    """Optimiser step `step` over `train.accumulate` micro-batches.
+
+    All randomness (dropout, points of the mask losses) is a function of (seed, step, rank), so a resumed run repeats it.
+    A loss or gradient that is not finite on any process skips the step on all of them: weights, optimiser and running statistics
+    stay as they were.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    before = [statistic.clone() for statistic in running_statistics(objective)]
+    sums: dict[str, Tensor] = {}
+    ids: list[str] = []
+    finite = True
+    for part in range(train.accumulate):
+        batch = next(batches).to(fabric.device)
+        ids.extend(batch.ids)
+        if finite:  # the remaining micro-batches are only taken off the stream
+            terms = _forward(fabric, objective, batch, train, step * train.accumulate + part)
+            finite = agree(fabric, terms is not None)
+            if finite and terms is not None:
+                with fabric.no_backward_sync(objective, enabled=part + 1 < train.accumulate):
+                    fabric.backward(torch.stack(list(terms.values())).sum() / train.accumulate)
+                sums = {name: sums.get(name, 0) + term.detach() / train.accumulate for name, term in terms.items()}
+    norm = _gradient_norm(objective, train.clip) if finite else float("nan")
+    if not agree(fabric, np.isfinite(norm)):
+        optimizer.zero_grad(set_to_none=True)
+        for statistic, old in zip(running_statistics(objective), before, strict=True):
+            statistic.copy_(old)
+        return StepResult({}, norm, tuple(ids))
+    optimizer.step()
+    return StepResult({name: float(value) for name, value in sums.items()}, norm, tuple(ids))
+
+
+def check_patience(result: StepResult, in_a_row: int) -> None:
+    """Raises SemivssError once `PATIENCE` steps in a row were skipped; the line names the samples of the last one."""
+    if in_a_row >= PATIENCE:
+        shown = ", ".join(result.ids[:8]) + (f" and {len(result.ids) - 8} more" if len(result.ids) > 8 else "")
+        raise SemivssError(
+            f"{in_a_row} steps in a row had a loss or gradient that is not finite, the last one on {shown}; "
+            "lower train.lr, set train.clip, use train.precision=32, or look at these samples"
+        )
+
+
+def agree(fabric: Fabric, ok: bool | np.bool_) -> bool:
+    """Whether `ok` holds on all processes."""
+    if fabric.world_size == 1:
+        return bool(ok)
+    total = fabric.all_reduce(torch.tensor(float(ok), device=fabric.device), reduce_op="sum")
+    return bool(total == fabric.world_size)
+
+
+def running_statistics(model: nn.Module) -> Sequence[Tensor]:
+    """Buffers that a forward pass changes, were it over damaged numbers: those of batch normalisation."""
+    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return [value for layer in layers for value in (layer.running_mean, layer.running_var, layer.num_batches_tracked) if value is not None]
+
+
+def _forward(fabric: Fabric, objective: nn.Module, batch: Batch, train: Train, micro: int) -> dict[str, Tensor] | None:
+    """Loss terms of one micro-batch; none when one of them is not finite."""
+    torch.manual_seed(seed_of(train.seed, DROPOUT, micro, fabric.global_rank))
+    points = torch.Generator().manual_seed(seed_of(train.seed, POINTS, micro, fabric.global_rank))
+    try:
+        terms: dict[str, Tensor] = objective(*batch.flat(), points)
+    except NonFiniteCost:
+        return None
+    return terms if bool(torch.stack([term.detach() for term in terms.values()]).isfinite().all()) else None
+
+
+def _gradient_norm(objective: nn.Module, clip: float) -> float:
+    """Euclidean norm of the whole gradient, which is then scaled down to `clip` (0 = left alone)."""
+    return float(nn.utils.clip_grad_norm_(objective.parameters(), clip or float("inf"), error_if_nonfinite=False))
