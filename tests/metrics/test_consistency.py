@@ -75,6 +75,13 @@ def test_long_windows_do_not_overflow():
     assert _run(truth, prediction, (400,)).windows[400].ratios() == [0.5, 0.5, 0.5]
 
 
+@pytest.mark.parametrize("n", [2, 8, 128])
+def test_long_still_videos_stay_consistent(n):
+    """The maps that count still frames are 8-bit."""
+    truth = np.zeros((600, 1, 1), np.uint8)
+    assert _run(truth, truth, (n,)).windows[n].ratios() == [1.0] * (600 - n)
+
+
 def test_mean_leaves_out_empty_windows():
     assert window_mean([None, 0.5, 1.0]) == 0.75
     assert window_mean([None]) is None

@@ -14,6 +14,7 @@ from jaxtyping import Bool, UInt8
 from semivss.errors import DataError, DefectError
 
 IGNORE = 255
+_NO_ID = 254  # label sets end at 254 classes, so no id has this value
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ class MaskTable:
         Raises:
             StrayValuesError: kind unknown_id, a value has no meaning; the error carries the ids with 255 there.
         """
+        marked = np.where(self.known, self.ids, np.uint8(_NO_ID))
         data = bytearray(np.ascontiguousarray(raw))  # bytes.translate is several times faster than indexing
-        labels = np.frombuffer(data.translate(self.ids.tobytes()), np.uint8).reshape(raw.shape)
-        if data.translate(None, np.flatnonzero(self.known).astype(np.uint8).tobytes()):
-            raise _stray(path, raw, labels, self.known)
+        labels = np.frombuffer(data.translate(marked.tobytes()), np.uint8).reshape(raw.shape)
+        if (labels == _NO_ID).any():
+            raise _stray(path, raw, np.where(labels == _NO_ID, np.uint8(IGNORE), labels), self.known)
         return labels
 
     def then(self, ids: UInt8[np.ndarray, "256"]) -> "MaskTable":

@@ -8,8 +8,6 @@ from jaxtyping import Int64, UInt8
 from semivss.data.labels import IGNORE
 from semivss.errors import DataError
 
-_CHUNK = 1 << 16  # pixels counted at once: bincount widens its keys to 64 bit, and so many still fit into the cache
-
 
 @dataclass(frozen=True)
 class ClassScores:
@@ -99,13 +97,21 @@ def pair_counts(truth: UInt8[np.ndarray, "..."], prediction: UInt8[np.ndarray, "
     """Pixels of each (truth, prediction) pair, laid out as in `Confusion.counts`. Raises DataError as `Confusion.update` does."""
     if truth.shape != prediction.shape:
         raise DataError(f"the prediction has size {size_text(prediction)}, the mask {size_text(truth)}; predict at the size of the mask")
-    pairs = np.empty((truth.size, 2), np.uint8)
-    pairs[:, 1], pairs[:, 0] = truth.reshape(-1), prediction.reshape(-1)
-    keys = pairs.view("<u2")[:, 0]  # truth * 256 + prediction
-    table = np.zeros(1 << 16, np.int64)
-    for start in range(0, keys.size, _CHUNK):
-        table += np.bincount(keys[start : start + _CHUNK], minlength=1 << 16)
+    if not truth.size:
+        return np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    rows, columns = truth.reshape(-1), prediction.reshape(-1)
+    starts, lengths = _runs(rows, columns)
+    keys = rows[starts].astype(np.uint16) << 8 | columns[starts]
+    table = np.bincount(keys, weights=lengths, minlength=1 << 16).astype(np.int64)  # exact: sums of integers far below 2**53
     return _fold(table.reshape(256, 256), num_classes)
+
+
+def _runs(rows: UInt8[np.ndarray, "N"], columns: UInt8[np.ndarray, "N"]) -> tuple[Int64[np.ndarray, "R"], Int64[np.ndarray, "R"]]:
+    """First pixel and length of each stretch of equal pairs. Label maps are flat: there are far fewer stretches than pixels."""
+    changed = rows[1:] != rows[:-1]
+    changed |= columns[1:] != columns[:-1]
+    edges = np.concatenate(([0], np.flatnonzero(changed) + 1, [rows.size]))
+    return edges[:-1], np.diff(edges)
 
 
 def _fold(table: Int64[np.ndarray, "256 256"], num_classes: int) -> Int64[np.ndarray, "C1 C1"]:
@@ -120,6 +126,6 @@ def _fold(table: Int64[np.ndarray, "256 256"], num_classes: int) -> Int64[np.nda
     return counts
 
 
-def size_text(labels: UInt8[np.ndarray, "..."]) -> str:
+def size_text(labels: np.ndarray) -> str:
     """Such as 853x480: width first, as for pictures."""
     return "x".join(str(side) for side in reversed(labels.shape))

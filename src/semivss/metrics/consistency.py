@@ -49,7 +49,7 @@ class VideoConsistency:
     vc_t = |S_t and Q_t| / |S_t|. VC_n is the mean of vc_t over all windows of all videos, empty S_t left out. Ignored pixels that
     stay ignored belong to S_t. Windows start at 0 .. T-n-1, so a video needs n + 1 frames: the last window is counted but not used.
 
-    Two maps hold for how many frames in a row the ground truth (and both it and the prediction) stood still; they saturate.
+    Two maps hold for how many frames in a row the ground truth (and both it and the prediction) stood still, up to a limit.
     """
 
     def __init__(self, ns: Sequence[int] = (8, 16)) -> None:
@@ -58,6 +58,7 @@ class VideoConsistency:
         self.windows = {n: Windows() for n in ns}
         self.frames = 0
         self._longest = max(ns, default=2) - 1
+        self._kind = np.uint8 if self._longest < 128 else np.uint16 if self._longest < 1 << 15 else np.uint32
         self._truth_run = self._both_run = np.zeros((0, 0), np.uint8)
         self._before: tuple[np.ndarray, np.ndarray | None] | None = None
 
@@ -81,8 +82,7 @@ class VideoConsistency:
                 f"the prediction has size {size_text(prediction)}, the mask {size_text(truth)}; predict at the size of the mask"
             )
         if self._before is None:
-            kind = np.uint8 if self._longest < IGNORE else np.int32
-            self._truth_run, self._both_run = np.zeros(truth.shape, kind), np.zeros(truth.shape, kind)
+            self._truth_run, self._both_run = np.zeros(truth.shape, self._kind), np.zeros(truth.shape, self._kind)
         else:
             self._extend(shown, prediction, self._before)
         self._before = (shown, prediction)
@@ -93,13 +93,16 @@ class VideoConsistency:
         shown_before, prediction_before = before
         if shown_before.shape != shown.shape:
             raise DataError(f"the mask has size {size_text(shown)}, the one before {size_text(shown_before)}; VC needs one size a video")
+        if self.frames % self._longest == 0:  # keep the runs from wrapping round; the type holds twice the longest
+            for run in (self._truth_run, self._both_run):
+                np.minimum(run, self._longest, out=run)
         same = shown_before == shown
-        _advance(self._truth_run, same, self._longest)
+        _advance(self._truth_run, same)
         if prediction is None or prediction_before is None:
             self._both_run[...] = 0
             return
         same &= prediction_before == prediction
-        _advance(self._both_run, same, self._longest)
+        _advance(self._both_run, same)
 
     def _count(self, truth: np.ndarray, prediction: np.ndarray | None) -> None:
         if self.frames < min(self.windows, default=self.frames + 1):
@@ -117,11 +120,10 @@ class VideoConsistency:
             counts.kept_correct.append(int(np.count_nonzero(kept & right)))
 
 
-def _advance(run: np.ndarray, same: np.ndarray, longest: int) -> None:
+def _advance(run: np.ndarray, same: np.ndarray) -> None:
     """One more frame: add 1 where nothing changed, start from 0 elsewhere."""
-    np.minimum(run, longest - 1, out=run)
     run += 1
-    np.multiply(run, same, out=run)
+    np.multiply(run, same.view(np.uint8), out=run)
 
 
 class FlowConsistency:
