@@ -19,10 +19,6 @@ class WeightsError(SemivssError):
     """A weight file or model folder cannot be used as it is."""
 
 
-class NonFiniteCost(ArithmeticError):  # noqa: N818 - says what it is; training skips the step
-    """Logits are NaN or infinite, so that queries and targets cannot be matched."""
-
-
 class DefectError(DataError):
     """One damaged or unsuitable file of a data set. The reading policy (strict | skip | ignore) decides what follows.
 

@@ -9,7 +9,8 @@ from jaxtyping import UInt8
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from semivss.errors import NonFiniteCost, SemivssError
+from semivss.errors import SemivssError
+from semivss.losses.matcher import NonFiniteCost
 from semivss.losses.supervised import supervised_loss
 from semivss.models.segmenter import Segmenter
 from semivss.recipe import Train
