@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from semivss.data.labels import LabelSet
 from semivss.errors import SemivssError
-from semivss.infer.predict import stream_distribution
+from semivss.infer.stream import stream_distribution
 from semivss.infer.views import View, views_from
 from semivss.recipe import Views
 from semivss.tensors import MaskLogits, PixelLogits
@@ -166,7 +166,7 @@ def test_the_ensemble_is_the_weighted_mean_of_distributions_each_with_its_own_ru
     models = [ColorModel(), ColorModel(64.0), VoteModel("l1"), VoteModel("spread")]
     alone = [next(stream_distribution([model], None, [frame])) for model in models]
     assert (alone[2] - alone[3]).abs().max() > 0.1
-    (mixed,) = stream_distribution(models, [2, 1, 1, 4], [frame])
+    (mixed,) = stream_distribution(models, [2.0, 1.0, 1.0, 4.0], [frame])
     expected = sum(weight * p for weight, p in zip([0.25, 0.125, 0.125, 0.5], alone, strict=True))
     torch.testing.assert_close(mixed, expected)
     (equal,) = stream_distribution(models, None, [frame])
@@ -207,10 +207,10 @@ def test_a_frame_is_asked_for_only_when_its_turn_comes() -> None:
     ("weights", "words"),
     [
         ([1.0], "1 weights for 2 models"),
-        ([0, 0], "not all 0"),
-        ([1, -1], "not negative"),
-        ([1, math.inf], "finite"),
-        ([1, math.nan], "finite"),
+        ([0.0, 0.0], "not all 0"),
+        ([1.0, -1.0], "not negative"),
+        ([1.0, math.inf], "finite"),
+        ([1.0, math.nan], "finite"),
     ],
 )
 def test_unusable_weights_are_refused(weights: list[float], words: str) -> None:

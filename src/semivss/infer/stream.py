@@ -1,0 +1,190 @@
+"""Models and videos in; class distributions out, one a frame, as a stream that holds one running sum."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from semivss.data.labels import LabelSet
+from semivss.errors import DataError, SemivssError
+from semivss.infer.views import View, Window
+from semivss.posterior import class_distribution
+from semivss.tensors import MaskLogits, PixelLogits
+
+Frame = UInt8[np.ndarray, "_ _ 3"]  # H, W; they may change from frame to frame
+
+
+@runtime_checkable
+class FrameModel(Protocol):
+    """What `stream_distribution` needs of a model; `Segmenter` is one. In evaluation mode, and normalising for itself."""
+
+    @property
+    def label_set(self) -> LabelSet: ...
+
+    @property
+    def rule(self) -> str: ...
+
+    @property
+    def training(self) -> bool: ...
+
+    def parameters(self) -> Iterator[Tensor]: ...
+
+    def __call__(self, frames: UInt8[Tensor, "B 3 H W"]) -> MaskLogits | PixelLogits: ...
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """One model's answer to one window of one frame."""
+
+    frame: int  # position in the chunk
+    model: int
+    view: View
+    window: Window
+    output: MaskLogits | PixelLogits | None = None  # of this window alone; none = still to be computed
+
+
+def stream_distribution(
+    models: Sequence[FrameModel],
+    weights: Sequence[float] | None,
+    frames: Iterable[Frame],
+    views: Sequence[View] = (View(),),
+    batch: int = 4,
+) -> Iterator[Float[Tensor, "C _ _"]]:
+    """One class distribution per frame, in order, float32, on the models' device; it sums to 1 in each pixel.
+
+    Every window of every view of every model becomes a distribution first; flip, scale and windows are undone and the weighted mean
+    taken (windows equally, views equally, models by `weights`). One frame's sum is held at a time. Frames may differ in size.
+
+    Args:
+        models: in evaluation mode. Each gets uint8 frames and normalises for itself.
+        weights: one a model, any scale; none = equal.
+        frames: RGB.
+        views: see `views_from`.
+        batch: most windows in a forward pass; windows of equal size run together, across views and, where one frame does not fill
+            a batch, across frames.
+
+    Raises:
+        SemivssError: models with different classes, or weights that are no weights.
+    """
+    shares = ensemble_shares(models, weights)
+    for chunk in _chunks(frames, views, batch):
+        yield from _fused(models, shares, chunk, views, batch)
+
+
+def ensemble_shares(models: Sequence[FrameModel], weights: Sequence[float] | None) -> list[float]:
+    """Weights that sum to 1, one a model. Raises SemivssError as `stream_distribution` does."""
+    if not models:
+        raise SemivssError("no model given; name at least one model folder")
+    for position, model in enumerate(models[1:], 2):
+        _same_classes(models[0].label_set, model.label_set, position)
+    weights = [1.0] * len(models) if weights is None else list(weights)
+    if len(weights) != len(models):
+        raise SemivssError(f"{len(weights)} weights for {len(models)} models; give one weight a model, such as --weights 2,1")
+    if not all(0 <= weight < float("inf") for weight in weights) or sum(weights) <= 0:
+        raise SemivssError(f"model weights {', '.join(f'{weight:g}' for weight in weights)} must be finite, not negative and not all 0")
+    return [weight / sum(weights) for weight in weights]
+
+
+def _same_classes(first: LabelSet, other: LabelSet, position: int) -> None:
+    if first.names == other.names:
+        return
+    index = next(
+        (i for i, pair in enumerate(zip(first.names, other.names, strict=False)) if pair[0] != pair[1]), min(len(first), len(other))
+    )
+    names = [label_set.names[index] if index < len(label_set) else "nothing" for label_set in (first, other)]
+    raise DataError(
+        f"model 1 has {len(first)} classes and model {position} has {len(other)}; they differ first at id {index} "
+        f"({names[0]!r} and {names[1]!r}); an ensemble needs models of the same classes"
+    )
+
+
+def _chunks(frames: Iterable[Frame], views: Sequence[View], batch: int) -> Iterator[list[Tensor]]:
+    """Consecutive frames of one size, as many as fill a batch: one frame where its windows fill it alone."""
+    chunk: list[Tensor] = []
+    for frame in frames:
+        image = torch.from_numpy(np.require(frame, requirements=["C", "W"])).permute(2, 0, 1)
+        size = (image.shape[1], image.shape[2])
+        room = max(1, batch // sum(len(view.windows(size)) for view in views))
+        if chunk and (chunk[0].shape != image.shape or len(chunk) >= room):
+            yield chunk
+            chunk = []
+        chunk.append(image)
+        if len(chunk) >= room:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _fused(
+    models: Sequence[FrameModel], shares: Sequence[float], chunk: list[Tensor], views: Sequence[View], batch: int
+) -> Iterator[Tensor]:
+    pieces = _pieces(models, chunk, views, batch)
+    if len(chunk) > 1:  # at most one batch of windows a model, held as logits, so that the sums can be made one after the other
+        pieces = iter(sorted(pieces, key=lambda piece: piece.frame))
+    size = (chunk[0].shape[1], chunk[0].shape[2])
+    for _, group in itertools.groupby(pieces, key=lambda piece: piece.frame):
+        yield _sum(models, [share / len(views) for share in shares], group, size)
+
+
+@torch.inference_mode()
+def _sum(models: Sequence[FrameModel], shares: Sequence[float], pieces: Iterable[_Piece], size: tuple[int, int]) -> Tensor:
+    """The weighted mean of one frame's pieces, which are computed while this runs when `pieces` is lazy."""
+    total: Tensor | None = None
+    for piece in pieces:
+        assert piece.output is not None
+        p = class_distribution(piece.output, piece.view.map_size(piece.window, size), models[piece.model].rule)[0]
+        total = piece.view.add(total, p, piece.window, size, shares[piece.model])
+    assert total is not None
+    return total
+
+
+def _pieces(models: Sequence[FrameModel], chunk: list[Tensor], views: Sequence[View], batch: int) -> Iterator[_Piece]:
+    """All pieces of a chunk with their outputs; windows of equal size go through a model together."""
+    size = (chunk[0].shape[1], chunk[0].shape[2])
+    for number, model in enumerate(models):
+        jobs = [_Piece(frame, number, view, window) for frame in range(len(chunk)) for view in views for window in view.windows(size)]
+        jobs.sort(key=lambda job: (job.window.height, job.window.width))
+        for _, group in itertools.groupby(jobs, key=lambda job: (job.window.height, job.window.width)):
+            for together in _batched(group, batch):
+                yield from _forward(model, together, chunk)
+
+
+def _batched(items: Iterable[_Piece], size: int) -> Iterator[list[_Piece]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+@torch.inference_mode()
+def _forward(model: FrameModel, jobs: list[_Piece], chunk: list[Tensor]) -> list[_Piece]:
+    assert not model.training, "call model.eval() before predicting"
+    output = model(_cut(jobs, chunk).to(next((p.device for p in model.parameters()), torch.device("cpu"))))
+    return [replace(job, output=_one(output, index)) for index, job in enumerate(jobs)]
+
+
+def _cut(jobs: list[_Piece], chunk: list[Tensor]) -> UInt8[Tensor, "B 3 h w"]:
+    """The jobs' windows as one batch; a view's picture is made once for its consecutive windows."""
+    windows = []
+    made: tuple[int, View] | None = None
+    for job in jobs:
+        if made != (job.frame, job.view):
+            made, picture = (job.frame, job.view), job.view.apply(chunk[job.frame])
+        w = job.window
+        windows.append(picture[:, w.top : w.top + w.height, w.left : w.left + w.width])
+    return torch.stack(windows)
+
+
+def _one(output: MaskLogits | PixelLogits, index: int) -> MaskLogits | PixelLogits:
+    """Number `index` of a batch, without what only the loss needs."""
+    own = slice(index, index + 1)
+    match output:
+        case PixelLogits():
+            return PixelLogits(output.logits[own], output.pixel_features[own])
+        case MaskLogits():
+            return MaskLogits(output.class_logits[own], output.mask_logits[own], output.pixel_features[own])
