@@ -29,7 +29,7 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise write_error(path, error) from error
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -44,7 +44,7 @@ def atomic_file(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
     except OSError as error:
         if error.errno is None:  # an error of a library that borrows the class, such as an image that cannot be identified
             raise
-        raise _cannot_write(path, error) from error
+        raise write_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,6 +68,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _cannot_write(path: Path, error: OSError) -> SemivssError:
+def write_error(path: Path, error: OSError) -> SemivssError:
+    """What to tell when writing `path` met `error`."""
     remedy = "free space there and run the same command again" if error.errno in _FULL else "choose another place with --out"
     return SemivssError(f"{path}: cannot write ({error.strerror}); what was there before is intact; {remedy}")

@@ -1,6 +1,6 @@
 """Text lists in, names out: the videos of a split, and which frames' masks may be opened."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +37,13 @@ class Selection:
     @classmethod
     def read(cls, path: Path) -> "Selection":
         """Raises DataError as `read_list` does, and for a line of another form."""
+        return cls.of(path, read_list(path))
+
+    @classmethod
+    def of(cls, path: Path, lines: Iterable[str]) -> "Selection":
+        """The same from lines that stand in the file `path`. Raises DataError for a line of another form."""
         videos: dict[str, dict[str, None] | None] = {}
-        for line in read_list(path):
+        for line in lines:
             video, slash, stem = line.partition("/")
             if not video or "/" in stem or (slash and not stem) or video in (".", ".."):
                 raise DataError(f"{path}: line {line!r} is neither <video> nor <video>/<stem>; correct it")
