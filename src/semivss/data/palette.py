@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import UInt8
 
 from semivss.data.labels import IGNORE
 
@@ -19,15 +20,15 @@ def color_table(colors: Colors) -> UInt8[np.ndarray, "256 3"]:
 
 def colorize(labels: UInt8[np.ndarray, "H W"], colors: Colors) -> UInt8[np.ndarray, "H W 3"]:
     """RGB picture of a label map; ignored pixels are black."""
-    return color_table(colors)[labels]
+    return color_table(colors).take(labels, axis=0)
 
 
 def blend(
     frame: UInt8[np.ndarray, "H W 3"], labels: UInt8[np.ndarray, "H W"], colors: Colors, alpha: float = 0.5
 ) -> UInt8[np.ndarray, "H W 3"]:
     """RGB frame under the class colours: (1 - alpha) * frame + alpha * colour, rounded; ignored pixels keep the frame's colour."""
-    share = round(256 * alpha)
-    over = np.where(labels == IGNORE, 0, share).astype(np.uint16)[..., None]
-    weighted = frame * (256 - over) + colorize(labels, colors) * over  # at most 255 * 256: fits in 16 bits, also after rounding
-    mixed: UInt16[np.ndarray, "H W 3"] = weighted + 128
-    return np.right_shift(mixed, 8).astype(np.uint8)
+    mixed: UInt8[np.ndarray, "H W 3"] = cv2.addWeighted(frame, 1 - alpha, colorize(labels, colors), alpha, 0.0)
+    ignored = labels == IGNORE
+    if ignored.any():
+        mixed[ignored] = frame[ignored]
+    return mixed
