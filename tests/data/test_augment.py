@@ -132,7 +132,9 @@ def test_light_changes_the_frame_only_and_a_neutral_change_is_nothing():
 
 
 def test_hue_turns_the_colour_circle_by_degrees():
-    recipe = PLAIN.model_copy(update={"photometric": True, "brightness": 0.0, "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": 18.0})
+    recipe = PLAIN.model_copy(
+        update={"photometric": True, "brightness": 0.0, "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": 18.0}
+    )
     red = np.full((48, 64, 3), (255, 0, 0), np.uint8)
     hues = []
     for seed in range(40):
