@@ -19,7 +19,7 @@ class NonFiniteCost(ArithmeticError):  # noqa: N818, says what is wrong with whi
 
 @dataclass(frozen=True)
 class Matches:
-    """M matched pairs, all layers and images in one list."""
+    """M matched pairs of all layers and images in one list, sorted by image."""
 
     layer: Int64[Tensor, "M"]
     image: Int64[Tensor, "M"]

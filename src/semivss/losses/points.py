@@ -18,38 +18,44 @@ from semivss.tensors import IGNORE
 class Points:
     """Positions on images and what the labels say there."""
 
-    xy: Float[Tensor, "M K 2"]  # in pixels, 0..W and 0..H; the centre of the first pixel is (0.5, 0.5)
+    grid: Float[Tensor, "M K 2"]  # x, y as grid_sample wants them: -1..1 over what the logit maps cover
     labels: UInt8[Tensor, "M K"]  # of the pixel that holds the position
 
     def pick(self, row: Int64[Tensor, "N"], index: Int64[Tensor, "N K2"]) -> "Points":
         """Points number `index` of the rows `row`."""
-        row = row[:, None]
-        return Points(self.xy[row, index], self.labels[row, index])
+        flat = (row[:, None] * self.labels.shape[1] + index).flatten()
+        grid = self.grid.flatten(0, 1).index_select(0, flat)  # an index with two tensors is several times slower
+        return Points(grid.view(*index.shape, 2), self.labels.flatten().index_select(0, flat).view(index.shape))
 
 
 class ValidPixels:
     """The pixels of a batch that are not ignored; draws from them uniformly."""
 
-    def __init__(self, labels: UInt8[Tensor, "B H W"], generator: torch.Generator | None = None) -> None:
+    def __init__(self, labels: UInt8[Tensor, "B H W"], cells: tuple[int, int], generator: torch.Generator | None = None) -> None:
+        """
+        Args:
+            labels: 255 where ignored.
+            cells: height and width of the logit maps that will be read.
+            generator: draws the points; none = torch's global one.
+        """
         self.labels = labels
-        self.size = (labels.shape[1], labels.shape[2])
+        self._covered = covered_pixels(cells, (labels.shape[1], labels.shape[2]))
         self._generator = generator
-        self._flat = labels.flatten()
-        valid = labels != IGNORE
-        self.counts = valid.flatten(1).sum(1)
+        valid = labels.flatten(1) != IGNORE
+        self._counts = valid.sum(1, keepdim=True)
+        self._starts = self._counts.cumsum(0) - self._counts
         self._places = valid.flatten().nonzero()[:, 0]  # of the valid pixels among all, image after image
-        self._starts = self.counts.cumsum(0) - self.counts
 
     def draw(self, points: int) -> Points:
         """`points` for each image (M = B): a valid pixel each, and a position anywhere in it. Meaningless for an image without any."""
-        height, width = self.size
+        height, width = self.labels.shape[1:]
+        high, wide = self._covered
         chance, dx, dy = self._random(3, len(self.labels), points)
-        rank = torch.minimum(
-            (chance * self.counts[:, None]).long(), (self.counts[:, None] - 1).clamp_min(0)
-        )  # rounding may reach the count
-        place = self._places[(rank + self._starts[:, None]).clamp_max(len(self._places) - 1)]
+        rank = torch.minimum((chance * self._counts).long(), (self._counts - 1).clamp_min(0))  # rounding may reach the count
+        place = self._places[(rank + self._starts).clamp_max(len(self._places) - 1)]
         pixel = place % (height * width)
-        return Points(torch.stack([pixel % width + dx, pixel // width + dy], -1), self._flat[place])
+        grid = torch.stack([(pixel % width + dx) * (2 / wide) - 1, (pixel // width + dy) * (2 / high) - 1], -1)
+        return Points(grid, self.labels.flatten()[place])
 
     def targets(self, points: Points, image: Int64[Tensor, "M"], classes: Int64[Tensor, "M T"]) -> Float[Tensor, "M T K"]:
         """1 where row m's points (on image `image[m]`) show class `classes[m, t]`, else 0: the masks read at the nearest pixel."""
@@ -60,8 +66,6 @@ class ValidPixels:
         return torch.rand(shape, generator=self._generator, device=device).to(self.labels.device)
 
 
-def read_logits(maps: Float[Tensor, "M N h w"], xy: Float[Tensor, "M K 2"], size: tuple[int, int]) -> Float[Tensor, "M N K"]:
-    """Bilinear (align_corners=False) values of N maps an image at its points; `size` = (H, W) of the image."""
-    high, wide = covered_pixels(maps.shape[-2:], size)
-    grid = xy * (2 / torch.tensor([wide, high], dtype=xy.dtype, device=xy.device)) - 1
+def read_logits(maps: Float[Tensor, "M N h w"], grid: Float[Tensor, "M K 2"]) -> Float[Tensor, "M N K"]:
+    """Bilinear (align_corners=False) values of each image's N maps at its points."""
     return F.grid_sample(maps, grid[:, None], mode="bilinear", align_corners=False)[:, :, 0]

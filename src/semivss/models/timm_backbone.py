@@ -28,14 +28,14 @@ class TimmBackbone(Pyramid):
             WeightsError: timm has no such model, it has other strides or one image size only, or the weights cannot be fetched.
         """
         super().__init__()
-        self.body: Any = _create(name, pretrained, {"drop_path_rate": drop_path} if drop_path else {})
-        reductions = list(self.body.feature_info.reduction())
+        self.body = _create(name, pretrained, {"drop_path_rate": drop_path} if drop_path else {})
+        info: Any = self.body.feature_info
+        reductions = list(info.reduction())
         if missing := [stride for stride in STRIDES if stride not in reductions]:
-            raise WeightsError(
-                f"backbone timm/{name}: no feature map of stride {missing[0]} (strides {reductions}); take one with stages such as timm/resnet18"
-            )
+            has = f"no feature map of stride {missing[0]} (strides {reductions})"
+            raise WeightsError(f"backbone timm/{name}: {has}; take a model with stages such as timm/resnet18")
         self._picks = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
-        widths = self.body.feature_info.channels()
+        widths = info.channels()
         self.channels = tuple(widths[pick] for pick in self._picks)
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
         cfg = timm.get_pretrained_cfg(name, allow_unregistered=True) or timm.models.PretrainedCfg()
