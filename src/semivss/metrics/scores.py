@@ -125,7 +125,8 @@ def render(scores: Scores, title: str = "", console: "Console | None" = None) ->
 def notes(scores: Scores) -> Iterator[str]:
     """What a reader must know beside the numbers, a sentence each."""
     windows = ", ".join(f"VC{part.n} over {part.windows - part.empty} windows" for part in scores.vc)
-    size = f"{len(scores.videos)} videos, {scores.frames} frames, {scores.labelled_pixels} labelled pixels"
+    videos = f"{len(scores.videos)} video{'s' * (len(scores.videos) != 1)}"
+    size = f"{videos}, {scores.frames:,} frames, {scores.labelled_pixels:,} labelled pixels"
     yield f"{size}; {windows} ({scores.vc_labels} labels)."
     if scores.invalid_pixels or scores.invalid_ignored_pixels:
         yield (
