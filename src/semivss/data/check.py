@@ -1,0 +1,291 @@
+"""A path in, what semivss makes of it out: kind, splits, sizes, pixels a class, and every defect with its file and remedy.
+
+Everything is read once. The table and the picture that show it are in `check_view`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from semivss.data.check_result import CheckResult, DefectLine, Sample, SplitResult
+from semivss.data.check_view import render, write_preview
+from semivss.data.clips import Clip, VideoDataset
+from semivss.data.description import FILE_NAME, load_description
+from semivss.data.labels import LabelSet
+from semivss.data.lists import image_files
+from semivss.data.policy import Pair, Policy, read_labels, read_pair
+from semivss.data.source import open_source
+from semivss.data.video import SUFFIXES, VideoFile
+from semivss.data.video_clip import VideoClip
+from semivss.errors import DataError, DefectError
+from semivss.progress import say, track
+from semivss.recipe import Source
+
+_SAMPLES = 6  # frames in the preview
+_REMEDY = {  # of defects that are known by name only, because they were found while listing files
+    "missing_mask": "the frame has no mask; add the mask, or name the labelled frames in a list",
+    "missing_frame": "the mask has no frame; add the frame, or remove the mask",
+    "missing_video": "the video is listed but not there; correct the list, or add the video",
+    "empty_video": "the folder holds no frames; add .jpg or .png frames, or take it off the list",
+}
+
+
+def run_check(path: Path, *, split: str | None = None, kind: str = "auto", policy: Policy = "strict", out: Path | None = None) -> int:
+    """Check `path`, print the tables and every defect, write the preview picture, and return the exit code.
+
+    Returns:
+        2 if there are defects and the policy is strict, else 0.
+
+    Raises:
+        DataError: it is no data set or video, or cannot be opened at all.
+    """
+    result = check(path, split=split, kind=kind, policy=policy)
+    render(result)
+    target = out or Path(f"check_{_short_name(Path(path).resolve())}.png")
+    if write_preview(result, target):
+        say(f"preview: {target}")
+    defects = len(result.defects)
+    if not defects:
+        return 0
+    say(
+        f"semivss: {path}: {defects} defects"
+        + ("; mend them, or train with policy skip or ignore" if policy == "strict" else f", policy {policy}")
+    )
+    return 2 if policy == "strict" else 0
+
+
+def _short_name(path: Path) -> str:
+    return path.parent.name if path.name == FILE_NAME else path.name if path.is_dir() else path.stem
+
+
+def check(path: Path, *, split: str | None = None, kind: str = "auto", policy: Policy = "strict") -> CheckResult:
+    """Read every frame and mask below `path`.
+
+    Args:
+        path: a data set's folder, a dataset.toml, or a video.
+        split: only this one.
+        kind: a kind of `recipe.Source`, or auto.
+        policy: what the counts hold of damaged files: nothing (strict, skip) or what is sound (ignore). All defects are listed anyway.
+
+    Raises:
+        DataError: it is no data set or video, or cannot be opened at all.
+    """
+    path = Path(path)
+    if kind == "auto" and path.suffix.lower() in SUFFIXES and not path.is_dir():
+        return CheckResult(path, "video", (_check_split("video", _video_dataset(path), policy),))
+    found = detect_kind(path) if kind == "auto" else kind
+    names = (split,) if split else splits_of(path, found)
+    results = []
+    for name in names:
+        source = Source.model_validate({"kind": found, "path": str(path.resolve()), "split": name})
+        results.append(_check_split(name, open_source(source, "ignore"), policy))
+    notes = (*_other_kinds(path, found), *_shared_videos(path, found, names))
+    return CheckResult(path, found, tuple(results), notes)
+
+
+def _video_dataset(path: Path) -> VideoDataset:
+    classes = LabelSet("unlabelled", ("class 0", "class 1"), ((0, 0, 0), (0, 0, 0)), (False, False))
+    return VideoDataset(path.stem, classes, (VideoClip(path, _count(path)),))
+
+
+def _count(path: Path) -> int:
+    try:
+        return VideoFile(path).count()
+    except DefectError as error:
+        if error.kind != "truncated":
+            raise
+        return sum(1 for _ in VideoFile(path).stream(on_defect=lambda _: None))  # the defect is told when the frames are read
+
+
+def detect_kind(path: Path) -> str:
+    """The kind (as in `recipe.Source`) of the data set at `path`, by its folders.
+
+    Raises:
+        DataError: it is none; the message says what to do with what it is.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; check the path")
+    kinds = _kinds(path)
+    if kinds:
+        return kinds[0]
+    raise _no_dataset(path)
+
+
+def _kinds(path: Path) -> list[str]:
+    if not path.is_dir():
+        return ["folder"] if path.suffix == ".toml" else []
+    signs = {
+        "folder": (FILE_NAME,),
+        "vspw": ("data/*/origin",),
+        "ade20k": ("annotations/training", "annotations/validation", "images/training", "images/validation"),
+        "cityscapes": ("leftImg8bit",),
+        "coco_stuff": ("stuffthingmaps", "annotations/*2017/*.png"),
+        "coco_panoptic": ("annotations/panoptic_*.json", "panoptic_*.json"),
+    }
+    return [kind for kind, patterns in signs.items() if any(next(path.glob(pattern), None) for pattern in patterns)]
+
+
+def _no_dataset(path: Path) -> DataError:
+    if path.suffix.lower() == ".zip" or (path / "labelmap.txt").is_file():
+        return DataError(f"{path}: a CVAT export; make it a data set with `semivss data import {path} OUT`")
+    if path.suffix.lower() in SUFFIXES:
+        return DataError(f"{path}: a bare video; make it a data set with `semivss data import {path} OUT`")
+    if not path.is_dir():
+        return DataError(f"{path}: neither a data set nor a video; give a folder, a dataset.toml or a video")
+    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    if not entries:
+        return DataError(f"{path}: the folder is empty; give a folder with data")
+    if (path / "data").is_dir():
+        return DataError(f"{path}: no frames; the VSPW layout keeps them in data/<video>/origin")
+    folders = [path, *(entry for entry in entries if entry.is_dir())]
+    if any(image_files(folder) for folder in folders) or any(entry.suffix.lower() in SUFFIXES for entry in entries):
+        command = f"semivss data import {path} OUT --masks MASKS --classes CLASSES.txt"
+        return DataError(f"{path}: frames or videos without a description; make them a data set with `{command}`")
+    return DataError(f"{path}: no data set is known by these folders; see docs for the layouts, or use `semivss data import`")
+
+
+def splits_of(path: Path, kind: str) -> tuple[str, ...]:
+    """The splits that are there."""
+    if kind == "folder":
+        return tuple(load_description(path / FILE_NAME if path.is_dir() else path).splits)
+    patterns = {
+        "vspw": "{}.txt",
+        "ade20k": "images/{}",
+        "cityscapes": "leftImg8bit/{}",
+        "coco_stuff": "**/{}2017",
+        "coco_panoptic": "**/{}2017",
+    }
+    names = ("training", "validation") if kind == "ade20k" else ("train", "val", "test")
+    found = tuple(name for name in names if next(path.glob(patterns[kind].format(name)), None))
+    if kind.startswith("coco"):
+        found = tuple(name for name in found if name != "test")
+    return found or names[:1]
+
+
+def _check_split(name: str, dataset: VideoDataset, policy: Policy) -> SplitResult:
+    result = SplitResult(name, dataset.label_set, clips=len(dataset.clips))
+    result.defects += [DefectLine(kind, f"{file}: {_remedy(kind)}") for kind, files in dataset.defects.items() for file in files]
+    chosen = _chosen(dataset)
+    total = sum(len(clip.stems) for clip in dataset.clips)
+    for clip, index, pair in track(_pairs(dataset, result, policy), f"reading {name}", total=total):
+        if pair is None:
+            continue
+        _count_pair(result, pair)
+        if (clip.name, index) in chosen:
+            result.samples.append(Sample.of(f"{name}  {clip.name}/{clip.stems[index]}", pair.frame, pair.labels, dataset.label_set.colors))
+    return result
+
+
+def _remedy(kind: str) -> str:
+    return _REMEDY.get(kind, f"{kind.replace('_', ' ')}; mend or remove the file")
+
+
+def _chosen(dataset: VideoDataset) -> set[tuple[str, int]]:
+    """Frames for the preview, spread evenly; labelled ones where there are some."""
+    every = [(clip, index) for clip in dataset.clips for index in range(len(clip.stems))]
+    labelled = [(clip, index) for clip, index in every if clip.is_labelled(index)] or every
+    places = np.linspace(0, len(labelled) - 1, min(_SAMPLES, len(labelled))).round().astype(int).tolist()
+    return {(labelled[place][0].name, labelled[place][1]) for place in places}
+
+
+def _pairs(dataset: VideoDataset, result: SplitResult, policy: Policy) -> Iterator[tuple[Clip, int, Pair | None]]:
+    for clip in dataset.clips:
+        if isinstance(clip, VideoClip):
+            yield from _video_pairs(clip, result, policy)
+            continue
+        for index in range(len(clip.stems)):
+            yield clip, index, _pair(clip, index, result, policy)
+
+
+def _pair(clip: Clip, index: int, result: SplitResult, policy: Policy) -> Pair | None:
+    """The pair as far as it is sound; what is not goes into `result.defects`."""
+    try:
+        return read_pair(clip, index, "strict")[0]
+    except DefectError as error:
+        result.defects.append(DefectLine(error.kind, str(error)))
+    pair, defects = read_pair(clip, index, "ignore" if policy == "ignore" else "skip")
+    if pair is None and clip.is_labelled(index) and defects[0].kind == result.defects[-1].kind:
+        _check_mask_too(clip, index, result)
+    return pair
+
+
+def _check_mask_too(clip: Clip, index: int, result: SplitResult) -> None:
+    """A broken frame hides the state of its mask: look at that by itself."""
+    try:
+        read_labels(clip, index, "strict")
+    except DefectError as error:
+        if result.defects[-1].line != str(error):
+            result.defects.append(DefectLine(error.kind, str(error)))
+
+
+def _video_pairs(clip: VideoClip, result: SplitResult, policy: Policy) -> Iterator[tuple[Clip, int, Pair | None]]:
+    """Frames in one pass, as a video tells lost frames only at its end."""
+    seen = 0
+    try:
+        file = VideoFile(clip.path)
+        result.rates[round(file.fps, 3)] += 1
+        for index, (_, frame) in enumerate(file.stream(on_defect=lambda error: result.defects.append(DefectLine(error.kind, str(error))))):
+            seen = index + 1
+            yield clip, index, _with_labels(clip, index, frame, result, policy)
+    except DefectError as error:
+        result.defects.append(DefectLine(error.kind, str(error)))
+        return
+    if seen != clip.count:
+        remedy = "import the video again, and check that masks still carry the right frame numbers"
+        result.defects.append(DefectLine("frame_count", f"{clip.path}: {seen} frames decode, {clip.count} are described; {remedy}"))
+
+
+class _OneFrame:
+    """A decoded frame of a clip in the place of the clip, so that the policy is applied without decoding it again."""
+
+    def __init__(self, clip: VideoClip, frame: UInt8[np.ndarray, "H W 3"]) -> None:
+        self.name, self.stems, self.is_labelled, self.labels, self.stream = (
+            clip.name,
+            clip.stems,
+            clip.is_labelled,
+            clip.labels,
+            clip.stream,
+        )
+        self._frame = frame
+
+    def frame(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        return self._frame
+
+
+def _with_labels(clip: VideoClip, index: int, frame: UInt8[np.ndarray, "H W 3"], result: SplitResult, policy: Policy) -> Pair | None:
+    return _pair(_OneFrame(clip, frame), index, result, policy) if clip.is_labelled(index) else Pair(frame, None)
+
+
+def _count_pair(result: SplitResult, pair: Pair) -> None:
+    height, width = pair.frame.shape[:2]
+    result.frames += 1
+    result.sizes[height, width] += 1
+    if pair.labels is not None:
+        counts = np.bincount(pair.labels.ravel(), minlength=256)
+        result.labelled += 1
+        result.pixels += counts
+        result.frames_with += counts > 0
+
+
+def _other_kinds(path: Path, kind: str) -> list[str]:
+    return [f"the folder also looks like {other}: check that with --kind {other}" for other in _kinds(path) if other != kind]
+
+
+def _shared_videos(path: Path, kind: str, names: tuple[str, ...]) -> list[str]:
+    """Videos that stand in two splits, which makes scores of one worthless. Lists of names only; no file is read again."""
+    if kind != "vspw" or len(names) < 2:
+        return []
+    lists = {
+        name: set((path / f"{name}.txt").read_text(encoding="utf-8-sig").split()) for name in names if (path / f"{name}.txt").is_file()
+    }
+    shared = [
+        f"video {video} is in {first} and in {second}"
+        for first in lists
+        for second in lists
+        if first < second
+        for video in lists[first] & lists[second]
+    ]
+    return sorted(shared)

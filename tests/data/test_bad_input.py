@@ -1,0 +1,199 @@
+"""Every kind of bad input in one table: through `semivss data check` each gives one line with file and remedy, and exit code 2."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.data.owndata import NAMES, color_mask, frame, ids, save
+from tests.data.videos import write_video
+
+from semivss.cli import main
+from semivss.data.policy import read_pair
+from semivss.data.vspw import read_vspw
+from semivss.errors import DefectError
+
+FRAME, MASK = "data/v1/origin/00000001.jpg", "data/v1/mask/00000001.png"
+
+
+def write_set(root: Path) -> Path:
+    """Two videos of three labelled frames in the VSPW layout, all sound."""
+    for video in ("v1", "v2"):
+        for index in range(3):
+            save(
+                root / "data" / video / "origin" / f"{index:08d}.jpg", np.random.default_rng(index).integers(0, 255, (20, 30, 3), np.uint8)
+            )
+            save(root / "data" / video / "mask" / f"{index:08d}.png", np.where(ids(index) == 255, 0, ids(index) + 1).astype(np.uint8))
+    (root / "train.txt").write_text("v1\nv2\n")
+    return root
+
+
+def cut(name: str, keep: float = 0.6) -> Callable[[Path], None]:
+    return lambda root: (root / name).write_bytes((root / name).read_bytes()[: int((root / name).stat().st_size * keep)]) and None
+
+
+def fill(name: str, data: bytes) -> Callable[[Path], None]:
+    return lambda root: (root / name).write_bytes(data) and None
+
+
+def flip(name: str) -> Callable[[Path], None]:
+    def spoil(root: Path) -> None:
+        data = bytearray((root / name).read_bytes())
+        data[-30] ^= 4  # inside the picture data, which Pillow does not check
+        (root / name).write_bytes(data)
+
+    return spoil
+
+
+def as_jpeg(root: Path) -> None:
+    save(root / "x.jpg", ids(1))
+    (root / "x.jpg").rename(root / MASK)
+
+
+def no_frames(root: Path) -> None:
+    for path in (root / "data" / "v2" / "origin").iterdir():
+        path.unlink()
+
+
+def png_frame(root: Path) -> None:
+    (root / FRAME).unlink()
+    save(root / FRAME.replace(".jpg", ".png"), frame(1))
+    cut(FRAME.replace(".jpg", ".png"))(root)
+
+
+SET = {
+    "frame truncated": (cut(FRAME), r"00000001\.jpg"),
+    "frame cut in its header": (cut(FRAME, 0.01), r"00000001\.jpg"),
+    "frame zero bytes": (fill(FRAME, b""), r"00000001\.jpg.*empty"),
+    "frame is text": (fill(FRAME, b"hello" * 99), r"00000001\.jpg"),
+    "frame PNG truncated": (png_frame, r"origin/00000001\.png"),
+    "frame gone": (lambda root: (root / FRAME).unlink(), r"mask/00000001\.png.*no frame"),
+    "mask truncated": (cut(MASK), r"mask/00000001\.png"),
+    "mask zero bytes": (fill(MASK, b""), r"mask/00000001\.png.*empty"),
+    "mask is text": (fill(MASK, b"hello" * 99), r"mask/00000001\.png"),
+    "mask is a JPEG": (as_jpeg, r"mask/00000001\.png.*JPEG"),
+    "mask with a flipped bit": (flip(MASK), r"mask/00000001\.png.*checksum"),
+    "mask RGB": (lambda root: save(root / MASK, color_mask(ids(1))), r"mask/00000001\.png.*colour picture"),
+    "mask RGBA": (lambda root: save(root / MASK, np.zeros((20, 30, 4), np.uint8)), r"mask/00000001\.png.*colour picture"),
+    "mask 16-bit": (lambda root: save(root / MASK, np.full((20, 30), 700, np.uint16)), r"mask/00000001\.png.*16-bit"),
+    "mask of another size": (lambda root: save(root / MASK, np.zeros((20, 31), np.uint8)), r"mask/00000001\.png.*31x20.*30x20"),
+    "mask id outside": (lambda root: save(root / MASK, np.full((20, 30), 252, np.uint8)), r"mask/00000001\.png.*252"),
+    "mask palette, id outside": (lambda root: save(root / MASK, np.full((20, 30), 200, np.uint8), bytes(768)), r"mask/00000001\.png.*200"),
+    "mask gone": (lambda root: (root / MASK).unlink(), r"mask/00000001\.png.*no mask"),
+    "no frames in a video": (no_frames, r"v2/origin.*no frames"),
+    "list names a missing video": (fill("train.txt", b"v1\nv2\nv3\n"), r"v3|train\.txt"),
+    "list empty": (fill("train.txt", b"\n\n"), r"train\.txt.*empty"),
+    "list not text": (fill("train.txt", b"\xff\xfe\x00v1"), r"train\.txt.*UTF-8"),
+}
+SOUND = {
+    "CRLF": fill("train.txt", b"v1\r\nv2\r\n"),
+    "no last newline": fill("train.txt", b"v1\nv2"),
+    "byte-order mark": fill("train.txt", b"\xef\xbb\xbfv1\nv2\n"),
+    "dot files": lambda root: (root / "data" / "v1" / "mask" / "._00000001.png").write_bytes(b"AppleDouble"),
+    "palette mask": lambda root: save(root / MASK, ids(1) + np.uint8(1), bytes(range(256)) * 3),
+    "grey frame": lambda root: save(root / FRAME, frame(1)[..., 0]),
+    "16-bit mask of small ids": lambda root: save(root / MASK, np.full((20, 30), 3, np.uint16)),
+}
+
+
+def run(monkeypatch, capsys, *words: object) -> tuple[int, list[str]]:
+    """Exit code and lines of `semivss <words>`."""
+    monkeypatch.setattr(sys, "argv", ["semivss", *map(str, words)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    printed = capsys.readouterr()
+    return int(left.value.code or 0), (printed.out + printed.err).splitlines()
+
+
+def told(lines: list[str], pattern: str) -> list[str]:
+    return [line for line in lines if re.search(pattern, line)]
+
+
+@pytest.mark.parametrize("case", SET)
+def test_bad_file_is_one_line_with_remedy_and_exit_code_2(case, tmp_path, monkeypatch, capsys):
+    spoil, pattern = SET[case]
+    spoil(write_set(tmp_path / "set"))
+    code, lines = run(monkeypatch, capsys, "data", "check", tmp_path / "set", "--out", tmp_path / "look.png")
+    assert code == 2, lines
+    (line,) = told(lines, pattern)
+    assert "; " in line
+    assert not told(lines, "Traceback")
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_odd_but_sound_input_is_taken(case, tmp_path, monkeypatch, capsys):
+    SOUND[case](write_set(tmp_path / "set"))
+    code, lines = run(monkeypatch, capsys, "data", "check", tmp_path / "set", "--out", tmp_path / "look.png")
+    assert code == 0, lines
+    assert told(lines, r"train: 2 videos, 6 frames, 6 labelled")
+
+
+@pytest.mark.parametrize("case", [case for case in SET if case.startswith(("frame", "mask")) and "gone" not in case])
+def test_no_bad_file_is_used_silently(case, tmp_path):
+    SET[case][0](write_set(tmp_path / "set"))
+    dataset = read_vspw(tmp_path / "set", "train")
+    with pytest.raises(DefectError):
+        read_pair(dataset.clips[0], 1, "strict")
+    pair, defects = read_pair(dataset.clips[0], 1, "skip")
+    assert pair is None
+    assert len(defects) == 1
+
+
+@pytest.mark.parametrize("policy", ["skip", "ignore"])
+def test_other_policies_count_and_go_on(policy, tmp_path, monkeypatch, capsys):
+    root = write_set(tmp_path / "set")
+    for case in ("mask 16-bit", "no frames in a video"):
+        SET[case][0](root)
+    code, lines = run(monkeypatch, capsys, "data", "check", root, "--policy", policy, "--out", tmp_path / "look.png")
+    assert code == 0, lines
+    assert told(lines, r"\b2 defects, policy")
+
+
+VIDEOS = {
+    "truncated": (lambda path: write_video(path, container={"movflags": "faststart"}) and _halve(path), "cut short"),
+    "index cut off": (lambda path: write_video(path) and _halve(path), "cut short"),
+    "zero bytes": (lambda path: path.write_bytes(b""), "empty"),
+    "text": (lambda path: path.write_bytes(b"hello" * 99), "not a video"),
+    "a picture": (lambda path: save(path.with_suffix(".png"), frame(1)).rename(path), "not a video"),
+}
+
+
+def _halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("case", VIDEOS)
+def test_bad_video_is_one_line_with_remedy_and_exit_code_2(case, tmp_path, monkeypatch, capsys):
+    spoil, words = VIDEOS[case]
+    spoil(tmp_path / "drive.mp4")
+    code, lines = run(monkeypatch, capsys, "data", "check", tmp_path / "drive.mp4", "--out", tmp_path / "look.png")
+    assert code == 2, lines
+    (line,) = told(lines, rf"drive\.mp4.*{words}")
+    assert "; " in line
+
+
+WORDS = {
+    "empty folder": (("check", "."), "the folder is empty"),
+    "no such folder": (("check", "gone"), "no such file"),
+    "import of nothing": (("import", "gone", "out"), "no such file"),
+    "import of an empty folder": (("import", ".", "out"), "no pictures"),
+    "import without masks folder": (("import", "frames", "out", "--masks", "gone", "--classes", "classes.txt"), "gone: no such folder"),
+    "import without class list": (("import", "frames", "out", "--masks", "frames"), "--classes"),
+    "import with a missing class list": (("import", "frames", "out", "--masks", "frames", "--classes", "gone.txt"), r"gone\.txt"),
+}
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_wrong_words_are_one_line_and_exit_code_2(case, tmp_path, monkeypatch, capsys):
+    words, pattern = WORDS[case]
+    monkeypatch.chdir(tmp_path)
+    if "frames" in words:
+        save(tmp_path / "frames" / "v" / "1.png", frame(1))
+        (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    code, lines = run(monkeypatch, capsys, "data", *words)
+    assert code == 2
+    assert len(lines) == 1
+    assert re.search(pattern, lines[0])
+    assert not (tmp_path / "out").exists()
