@@ -191,7 +191,7 @@ def css(color: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
-def _fit(picture: _Frame, width: int, *, smooth: bool = True) -> _Frame:
+def _fit(picture: _Frame, width: int, *, smooth: bool = True) -> UInt8[np.ndarray, "h w 3"]:
     """Not wider than `width`, and not higher than that either."""
     height, full = picture.shape[:2]
     share = min(1.0, width / full, width / height)
