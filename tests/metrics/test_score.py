@@ -17,7 +17,7 @@ from semivss.metrics.consistency import VideoConsistency
 from semivss.metrics.score import Scores, render, score_folder
 from semivss.recipe import Score
 
-CLASSES = LabelSet("three", ("wall", "<sky>", "car"), ((9, 9, 9), (0, 0, 255), (255, 0, 0)), (False, False, True))
+CLASSES = LabelSet("three", ("wall", "[red]<sky>", "car"), ((9, 9, 9), (0, 0, 255), (255, 0, 0)), (False, False, True))
 SETTINGS = Score(vc=(2, 3))
 
 
@@ -152,7 +152,7 @@ def test_table_shows_overall_classes_and_videos(world):
     predictions, dataset, _ = world
     scores = score_folder(predictions, dataset, SETTINGS)
     text = _text(scores)
-    for part in (f"{100 * scores.overall.miou:.2f}", "VC3", "1 <sky>", "-2_b", "weighted IoU", "reduced labels"):
+    for part in (f"{100 * scores.overall.miou:.2f}", "VC3", "1 [red]<sky>", "a [title]", "-2_b", "weighted IoU", "reduced labels"):
         assert part in text
 
 

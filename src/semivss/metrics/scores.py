@@ -116,7 +116,8 @@ def render(scores: Scores, title: str = "", console: "Console | None" = None) ->
     from rich.console import Console
 
     screen = console or Console(highlight=False)
-    for table in (_overall(scores, title or scores.dataset), _per_class(scores), _per_video(scores)):
+    screen.print(title or scores.dataset, style="bold", markup=False, soft_wrap=True)
+    for table in (_overall(scores), _per_class(scores), _per_video(scores)):
         screen.print(table)
     for line in notes(scores):
         screen.print(line, markup=False, soft_wrap=True)
@@ -140,18 +141,18 @@ def notes(scores: Scores) -> Iterator[str]:
         yield "damaged masks: " + ", ".join(f"{kind} {count}" for kind, count in scores.defects.items()) + "."
 
 
-def _table(*columns: str, title: str | None = None) -> "Table":
+def _table(*columns: str) -> "Table":
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=True)
     return table
 
 
-def _overall(scores: Scores, title: str) -> "Table":
+def _overall(scores: Scores) -> "Table":
     overall = scores.overall
-    table = _table("score", "%", title=title)
+    table = _table("score", "%")
     rows = {"mIoU": overall.miou, "weighted IoU": overall.weighted_iou, "Acc": overall.acc, "Acc_class": overall.acc_class}
     rows |= {f"VC{part.n}": part.vc for part in scores.vc} | {f"VC{part.n}, correct only": part.vc_correct for part in scores.vc}
     rows |= {"mean of the videos' mIoU": scores.mean_video_miou, "mean of the videos' weighted IoU": scores.mean_video_weighted_iou}
@@ -161,19 +162,23 @@ def _overall(scores: Scores, title: str) -> "Table":
 
 
 def _per_class(scores: Scores) -> "Table":
-    """Classes that occur, the largest first."""
+    """Classes that occur, the largest first. Names are no markup."""
+    from rich.text import Text
+
     overall = scores.overall
     table = _table("class", "IoU %", "truth px", "predicted px", "correct px")
     for k in sorted(range(len(scores.classes)), key=lambda k: (-overall.truth_pixels[k], k)):
         if overall.iou[k] is not None:
             pixels = (overall.truth_pixels[k], overall.predicted_pixels[k], overall.correct_pixels[k])
-            table.add_row(f"{k} {scores.classes[k]}", percent(overall.iou[k]), *map(str, pixels))
+            table.add_row(Text(f"{k} {scores.classes[k]}"), percent(overall.iou[k]), *map(str, pixels))
     return table
 
 
 def _per_video(scores: Scores) -> "Table":
+    from rich.text import Text
+
     table = _table("video", "frames", "mIoU", "weighted", "Acc", *(f"VC{part.n}" for part in scores.vc))
     for video in scores.videos:
         values = (video.miou, video.weighted_iou, video.acc, *(part.vc for part in video.vc))
-        table.add_row(video.name, str(len(video.stems)), *map(percent, values))
+        table.add_row(Text(video.name), str(len(video.stems)), *map(percent, values))
     return table
