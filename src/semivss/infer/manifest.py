@@ -1,0 +1,59 @@
+"""Models and settings in, what predictions were made from out; and the manifest: every file with size and hash, versions, defects."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from semivss import __version__
+from semivss.atomic import atomic_file
+from semivss.data.labels import LabelSet
+from semivss.data.policy import DefectCounter
+from semivss.infer.stream import FrameModel
+from semivss.infer.writer import read_record
+from semivss.recipe import Predict
+
+
+def made_from(models: Sequence[FrameModel], shares: Sequence[float], settings: Predict) -> dict[str, Any]:
+    """What decides the content of the files besides the input. The batch size does not belong to it."""
+    kept = settings.model_dump(mode="json", exclude={"batch", "views"})
+    views = settings.views.model_dump(mode="json")
+    return {"models": [model_hash(model) for model in models], "weights": list(shares), "views": views, **kept}
+
+
+def model_hash(model: FrameModel) -> str:
+    """SHA-256 over classes, distribution rule, settings and every weight of a model."""
+    settings = getattr(model, "settings", None)  # a Segmenter's; other models are told apart by their type
+    kind = settings.model_dump(mode="json") if settings else type(model).__name__
+    described = [list(model.label_set.names), model.label_set.colors, model.rule, kind]
+    digest = hashlib.sha256(json.dumps(described).encode())
+    if isinstance(model, nn.Module):
+        for name, value in sorted(model.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_manifest(out: Path, videos: Sequence[str], made: dict[str, Any], label_set: LabelSet) -> DefectCounter:
+    """Gather the records of all videos in `out`/manifest.json, line by line, and return the defects they count."""
+    counter, rows = DefectCounter(), []
+    for video in videos:
+        summary: dict[str, Any] = {}
+        for summary in read_record(out, video):  # noqa: B007 -- the last line is meant
+            pass
+        counter.merge(DefectCounter.from_dict(summary.get("defects", {})))
+        rows.append({"name": video, "frames": summary.get("frames", 0)})
+    versions = {"semivss": __version__} | {name: metadata.version(name) for name in ("torch", "numpy", "pillow", "av")}
+    head = {"made_from": made, "classes": list(label_set.names), "versions": versions, "videos": rows, "defects": counter.to_dict()}
+    with atomic_file(out / "manifest.json") as file:
+        file.write(json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}").encode() + b',\n "files": [')
+        entries = (line for video in videos for line in read_record(out, video) if "path" in line)
+        for number, entry in enumerate(entries):
+            file.write((b",\n  " if number else b"\n  ") + json.dumps(entry, ensure_ascii=False).encode())
+        file.write(b"\n ]\n}\n")
+    return counter

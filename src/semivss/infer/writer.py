@@ -1,0 +1,175 @@
+"""Labels, entropies and probabilities of one video in; its files and the record of what was written out.
+
+Under the output folder: ``<video>/<stem>.png`` (8-bit palette PNG, pixel = class id), ``entropy/<video>/<stem>.png`` (16 bit,
+65535 * sqrt(H / log C)), ``probabilities/<video>/<stem>.npz`` (`p`, C x H x W, times `scale` = probability), ``<video>.mp4``, and
+``records/<video>.jsonl``: what the video was made from, a line for each file, and a last line with the counts. A video without
+that record is unfinished.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from semivss.atomic import atomic_bytes, atomic_file
+from semivss.data.labels import LabelSet
+from semivss.data.video import VideoWriter
+from semivss.errors import DataError
+from semivss.infer.overlay import compose
+from semivss.recipe import Predict
+
+RESERVED = ("entropy", "probabilities", "records")  # folders beside those of the videos
+_AHEAD = 4  # frames that may wait for the writing thread
+
+
+@dataclass(frozen=True)
+class Product:
+    """What is written for one frame."""
+
+    stem: str
+    frame: UInt8[np.ndarray, "H W 3"]
+    labels: UInt8[np.ndarray, "H W"]
+    entropy: Float32[np.ndarray, "H W"] | None  # as a share of log C, 0..1
+    probabilities: np.ndarray | None  # C H W, uint8 (times 1/255) or float16
+
+
+class VideoFiles:
+    """Writes one video's files and their record; the record appears when the block ends without an exception.
+
+    Encoding and writing happen in one thread of their own, at most `_AHEAD` frames behind: PNG compression and torch use different cores.
+    """
+
+    def __init__(self, out: Path, video: str, label_set: LabelSet, settings: Predict, fps: Callable[[], float], made_from: Any) -> None:
+        """`made_from` is what `read_record` gives back later; `fps` is asked when the first frame is there."""
+        self._out, self._video, self._labels, self._settings, self._fps = out, video, label_set, settings, fps
+        self._made_from = made_from
+        self._overlay: VideoWriter | None = None
+        self._overlay_size: tuple[int, int] | None = None
+        self._stack = contextlib.ExitStack()
+        self._overlays = contextlib.ExitStack()
+        self._waiting: deque[Future[None]] = deque()
+        self._frames = 0
+
+    def __enter__(self) -> "VideoFiles":
+        self._record: IO[bytes] = self._stack.enter_context(atomic_file(record_path(self._out, self._video)))
+        self._line({"video": self._video, "made_from": self._made_from})
+        self._stack.push(self._overlays)
+        self._thread = self._stack.enter_context(ThreadPoolExecutor(1, "writer"))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:  # frames that wait are still written: they are whole
+            self._stack.__exit__(kind, error, trace)
+
+    def write(self, product: Product) -> None:
+        """Take over one frame. Raises SemivssError when it, or an earlier one, cannot be written."""
+        while len(self._waiting) >= _AHEAD:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._write, product))
+
+    def finish(self, summary: dict[str, Any]) -> int:
+        """Complete the overlay and the record, whose last line is `summary` and the number of frames, which is returned."""
+        try:
+            while self._waiting:
+                self._waiting.popleft().result()
+            self._overlays.close()
+            if self._overlay is not None:
+                with self._overlay.path.open("rb") as file:
+                    self._note(self._overlay.path, self._overlay.path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+            self._line({"frames": self._frames, **summary})
+        except BaseException as failure:
+            self._stack.__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        self._stack.close()
+        return self._frames
+
+    def _write(self, product: Product) -> None:
+        name = Path(self._video)
+        self._file(self._out / name / f"{product.stem}.png", index_png(product.labels, self._labels))
+        if product.entropy is not None:
+            self._file(self._out / "entropy" / name / f"{product.stem}.png", entropy_png(product.entropy))
+        if product.probabilities is not None:
+            self._file(self._out / "probabilities" / name / f"{product.stem}.npz", probability_file(product.probabilities))
+        if self._settings.overlay != "none":
+            self._draw(product)
+        self._frames += 1
+
+    def _draw(self, product: Product) -> None:
+        picture = compose(product.frame, product.labels, self._labels, self._settings.overlay, self._overlay_size)
+        if self._overlay is None:
+            self._overlay_size = (picture.shape[0], picture.shape[1])
+            self._overlay = self._overlays.enter_context(VideoWriter(overlay_path(self._out, self._video), self._fps()))
+        self._overlay.write(picture)
+
+    def _file(self, path: Path, data: bytes) -> None:
+        atomic_bytes(path, data, sync=False)
+        self._note(path, len(data), hashlib.sha256(data).hexdigest())
+
+    def _note(self, path: Path, size: int, sha256: str) -> None:
+        self._line({"path": path.relative_to(self._out).as_posix(), "size": size, "sha256": sha256})
+
+    def _line(self, value: Any) -> None:
+        self._record.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+
+
+def index_png(labels: UInt8[np.ndarray, "H W"], label_set: LabelSet) -> bytes:
+    """An 8-bit palette PNG whose pixel values are class ids and whose palette is the classes' colours."""
+    image = Image.fromarray(labels)
+    image.putpalette(label_set.palette())
+    return _png(image, 3)
+
+
+def entropy_png(share: Float32[np.ndarray, "H W"]) -> bytes:
+    """A 16-bit PNG of H / log C in 0..1: the square root spends the codes where most pixels are, near 0."""
+    return _png(Image.fromarray(np.rint(65535 * np.sqrt(share.clip(0, 1))).astype(np.uint16)), 1)
+
+
+def probability_file(p: np.ndarray) -> bytes:
+    """A compressed .npz of `p` (C, H, W; uint8 or float16) and `scale`, by which `p` has to be multiplied."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, p=p, scale=np.float32(1 / 255 if p.dtype == np.uint8 else 1))
+    return buffer.getvalue()
+
+
+def _png(image: Image.Image, level: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=level)
+    return buffer.getvalue()
+
+
+def overlay_path(out: Path, video: str) -> Path:
+    """Where the overlay of a video goes."""
+    return out / f"{video}.mp4"
+
+
+def record_path(out: Path, video: str) -> Path:
+    """Where the record of a finished video lies."""
+    return out / "records" / f"{video}.jsonl"
+
+
+def read_record(out: Path, video: str) -> Iterator[dict[str, Any]]:
+    """The lines of a finished video's record: head, one a file, summary. Nothing for an unfinished video.
+
+    Raises:
+        DataError: the record is damaged.
+    """
+    path = record_path(out, video)
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                yield dict(json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise DataError(f"{path}: not readable as a record of predictions; delete it to predict that video again") from error

@@ -1,0 +1,267 @@
+"""Files that predict writes, what it skips and makes anew, and what it refuses."""
+
+import hashlib
+import json
+import math
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+from torch import Tensor, nn
+
+from semivss.data.labels import LabelSet
+from semivss.data.video import VideoFile, VideoWriter
+from semivss.errors import DataError, DefectError, SemivssError
+from semivss.infer.inputs import open_inputs
+from semivss.infer.predict import predict
+from semivss.infer.stream import stream_distribution
+from semivss.infer.views import views_from
+from semivss.posterior import entropy
+from semivss.recipe import Predict, Views
+from semivss.tensors import PixelLogits
+
+CLASSES = LabelSet("three", ("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), (False,) * 3)
+QUICK = Predict(entropy=False, overlay="none")
+
+
+class ColorModel(nn.Module):
+    """The strongest colour channel is the class."""
+
+    rule = "spread"
+    label_set = CLASSES
+
+    def __init__(self, gain: float = 0.05) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+        self.frames = 0
+
+    def forward(self, frames: Tensor) -> PixelLogits:
+        self.frames += len(frames)
+        return PixelLogits(frames.float() * self.gain, frames.float())
+
+
+def picture(height: int, width: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def frame_folder(folder: Path, count: int = 3, size: tuple[int, int] = (24, 40), seed: int = 0) -> Path:
+    folder.mkdir(parents=True)
+    for index in range(count):
+        Image.fromarray(picture(*size, seed + index)).save(folder / f"{index:08d}.png")
+    return folder
+
+
+def video_file(path: Path, count: int = 6, fps: float = 12.5) -> Path:
+    with VideoWriter(path, fps) as video:
+        for index in range(count):
+            video.write(np.full((32, 48, 3), (250, 20, 20) if index % 2 else (20, 20, 250), np.uint8))
+    return path
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file() and path.name[0] != "."
+    }
+
+
+def manifest(out: Path) -> dict:
+    return json.loads((out / "manifest.json").read_text())
+
+
+def test_label_pngs_hold_ids_and_colours_at_the_frames_size(tmp_path: Path) -> None:
+    folder = frame_folder(tmp_path / "clip")
+    predict([ColorModel()], open_inputs(folder), tmp_path / "out", QUICK)
+    for index in range(3):
+        with Image.open(tmp_path / "out" / "clip" / f"{index:08d}.png") as image:
+            assert image.mode == "P"
+            assert image.getpalette()[:9] == [255, 0, 0, 0, 255, 0, 0, 0, 255]
+            assert np.array_equal(np.asarray(image), picture(24, 40, index).argmax(2))
+
+
+def test_entropy_and_probability_files_can_be_turned_back(tmp_path: Path) -> None:
+    folder, model = frame_folder(tmp_path / "clip", 1), ColorModel()
+    settings = Predict(views=Views(scales=(1.0, 1.5), flip=True), overlay="none", probabilities="float16")
+    predict([model], open_inputs(folder), tmp_path / "half", settings)
+    predict([model], open_inputs(folder), tmp_path / "byte", settings.model_copy(update={"probabilities": "uint8"}))
+    (p,) = stream_distribution([model], None, [picture(24, 40, 0)], views_from(settings.views))
+    with Image.open(tmp_path / "half" / "entropy" / "clip" / "00000000.png") as image:
+        assert image.mode == "I;16"
+        code = np.asarray(image).astype(np.float64)
+    np.testing.assert_allclose((code / 65535) ** 2 * math.log(3), entropy(p[None])[0].numpy(), atol=5e-5)
+    for out, tolerance in (("half", 1e-3), ("byte", 0.5 / 255 + 1e-6)):
+        stored = np.load(tmp_path / out / "probabilities" / "clip" / "00000000.npz")
+        assert stored["p"].dtype == (np.float16 if out == "half" else np.uint8)
+        np.testing.assert_allclose(stored["p"].astype(np.float32) * stored["scale"], p.numpy(), atol=tolerance)
+
+
+def test_the_manifest_lists_every_file_with_its_hash(tmp_path: Path) -> None:
+    frame_folder(tmp_path / "in" / "a", 2)
+    video_file(tmp_path / "in" / "b.mp4")
+    done = predict([ColorModel()], open_inputs(tmp_path / "in"), tmp_path / "out", Predict(views=Views(flip=True)), [2.0])
+    assert (done.predicted, done.skipped, done.frames) == (("a", "b"), (), 8)
+    written = files(tmp_path / "out")
+    listed = {entry["path"]: (entry["size"], entry["sha256"]) for entry in manifest(tmp_path / "out")["files"]}
+    kept = {path: data for path, data in written.items() if not path.startswith("records/") and path != "manifest.json"}
+    assert listed == {path: (len(data), hashlib.sha256(data).hexdigest()) for path, data in kept.items()}
+    assert {"a.mp4", "b.mp4", "a/00000001.png", "entropy/b/00000005.png"} <= listed.keys()
+    assert manifest(tmp_path / "out")["videos"] == [{"name": "a", "frames": 2}, {"name": "b", "frames": 6}]
+    assert manifest(tmp_path / "out")["made_from"]["views"]["flip"] is True
+    assert {"semivss", "torch"} <= manifest(tmp_path / "out")["versions"].keys()
+
+
+def test_the_overlay_has_the_videos_rate_and_the_classes_colours(tmp_path: Path) -> None:
+    predict([ColorModel()], open_inputs(video_file(tmp_path / "v.mp4")), tmp_path / "out", Predict(entropy=False))
+    overlay = VideoFile(tmp_path / "out" / "v.mp4")
+    assert overlay.fps == pytest.approx(12.5)
+    shown = [frame for _, frame in overlay.stream()]
+    assert len(shown) == 6
+    assert shown[1][40, 40].argmax() == 0
+    assert shown[0][40, 40].argmax() == 2
+    frame_folder(tmp_path / "clip", 2)
+    predict([ColorModel()], open_inputs(tmp_path / "clip"), tmp_path / "out", Predict(entropy=False, overlay="side_by_side", fps=5.0))
+    both = VideoFile(tmp_path / "out" / "clip.mp4")
+    assert both.fps == pytest.approx(5)
+    assert both.size[1] == 2 * 10 * 40  # 24 x 40 is enlarged tenfold
+
+
+def test_portrait_and_landscape_frames_of_one_folder_share_an_overlay(tmp_path: Path) -> None:
+    folder = frame_folder(tmp_path / "clip", 2)
+    Image.fromarray(picture(40, 24, 9)).save(folder / "00000002.png")
+    predict([ColorModel()], open_inputs(folder), tmp_path / "out", Predict(entropy=False))
+    assert VideoFile(tmp_path / "out" / "clip.mp4").count() == 3
+    with Image.open(tmp_path / "out" / "clip" / "00000002.png") as image:
+        assert image.size == (24, 40)
+
+
+def test_a_second_call_does_nothing_and_a_damaged_output_is_made_anew(tmp_path: Path) -> None:
+    frame_folder(tmp_path / "in" / "a")
+    frame_folder(tmp_path / "in" / "b", seed=7)
+    model, out = ColorModel(), tmp_path / "out"
+    predict([model], open_inputs(tmp_path / "in"), out, QUICK)
+    before, model.frames = files(out), 0
+    again = predict([model], open_inputs(tmp_path / "in"), out, QUICK)
+    assert (again.skipped, again.frames, model.frames) == (("a", "b"), 0, 0)
+    assert files(out) == before
+    (out / "b" / "00000001.png").write_bytes(b"")
+    again = predict([model], open_inputs(tmp_path / "in"), out, QUICK)
+    assert (again.predicted, again.skipped) == (("b",), ("a",))
+    assert files(out) == before
+
+
+@pytest.mark.parametrize("change", ["model", "views", "weights", "what", "input"])
+def test_a_video_is_made_anew_when_what_decides_it_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str) -> None:
+    folder, out = frame_folder(tmp_path / "clip"), tmp_path / "out"
+    models = [ColorModel(), ColorModel(0.02)]
+    predict(models, open_inputs(folder), out, QUICK)
+    settings, weights = QUICK, None
+    match change:
+        case "model":
+            models[1].gain.data += 1e-6
+        case "views":
+            settings = QUICK.model_copy(update={"views": Views(flip=True)})
+        case "weights":
+            weights = [1.0, 2.0]
+        case "what":
+            settings = QUICK.model_copy(update={"entropy": True})
+        case "input":
+            Image.fromarray(picture(24, 40, 99)).save(folder / "00000000.png")
+    assert predict(models, open_inputs(folder), out, settings, weights).frames == 3
+    assert "clip: predicted before with other" in capsys.readouterr().err
+    batch = settings.model_copy(update={"batch": 1})
+    assert predict(models, open_inputs(folder), out, batch, weights).skipped == ("clip",)
+
+
+def test_files_of_an_earlier_call_go_when_the_video_is_shorter_now(tmp_path: Path) -> None:
+    folder, out = frame_folder(tmp_path / "clip"), tmp_path / "out"
+    predict([ColorModel()], open_inputs(folder), out, Predict())
+    (out / "clip" / "mine.txt").write_text("kept")
+    (folder / "00000002.png").unlink()
+    predict([ColorModel()], open_inputs(folder), out, QUICK)
+    assert sorted(path for path in files(out) if "clip" in path) == [
+        "clip/00000000.png",
+        "clip/00000001.png",
+        "clip/mine.txt",
+        "records/clip.jsonl",
+    ]
+
+
+def test_a_damaged_frame_stops_strict_and_keeps_what_is_written(tmp_path: Path) -> None:
+    frame_folder(tmp_path / "in" / "a")
+    frame_folder(tmp_path / "in" / "b")
+    bad = tmp_path / "in" / "b" / "00000001.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    out = tmp_path / "out"
+    with pytest.raises(DefectError, match=r"00000001\.png") as caught:
+        predict([ColorModel()], open_inputs(tmp_path / "in"), out, Predict(batch=1))
+    assert "\n" not in str(caught.value)
+    assert {"a/00000002.png", "a.mp4", "records/a.jsonl", "b/00000000.png"} <= files(out).keys()
+    assert not {"b.mp4", "records/b.jsonl"} & files(out).keys()
+    assert not list(out.rglob("*.tmp"))
+    done = predict([ColorModel()], open_inputs(tmp_path / "in"), out, Predict(batch=1), policy="skip")
+    assert (done.predicted, done.skipped, done.defects) == (("b",), ("a",), {"truncated": 1})
+    assert manifest(out)["defects"] == {"truncated": {"count": 1, "files": [str(bad)]}}
+    assert manifest(out)["videos"][1] == {"name": "b", "frames": 2}
+
+
+def test_a_video_that_is_cut_short_gives_its_sound_frames(tmp_path: Path) -> None:
+    path = video_file(tmp_path / "v.mkv.mp4", 30)
+    empty = tmp_path / "empty.mp4"
+    empty.write_bytes(b"")
+    done = predict([ColorModel()], open_inputs([path, empty]), tmp_path / "out", Predict(), policy="skip")
+    assert done.frames == 30
+    assert done.defects == {"zero_byte": 1}
+    with pytest.raises(DefectError, match=r"empty\.mp4"):
+        predict([ColorModel()], open_inputs(empty), tmp_path / "other", QUICK)
+
+
+def test_a_full_disk_is_one_line_and_the_video_counts_as_unfinished(tmp_path: Path) -> None:
+    folder, out = frame_folder(tmp_path / "clip", 3, (200, 300)), tmp_path / "out"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # larger than the first files, smaller than an entropy map
+    try:
+        with pytest.raises(SemivssError, match="cannot write") as caught:
+            predict([ColorModel()], open_inputs(folder), out, Predict(overlay="none"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert not (out / "records" / "clip.jsonl").exists()
+    assert predict([ColorModel()], open_inputs(folder), out, Predict(overlay="none")).frames == 3
+
+
+def test_outputs_never_replace_inputs(tmp_path: Path) -> None:
+    folder = frame_folder(tmp_path / "clip")
+    path = video_file(tmp_path / "v.mp4")
+    for source in (folder, path):
+        before = files(tmp_path)
+        with pytest.raises(DataError, match="would replace this input"):
+            predict([ColorModel()], open_inputs(source), tmp_path, Predict())
+        assert files(tmp_path) == before
+
+
+def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+    folder, out = frame_folder(tmp_path / "clip"), tmp_path / "out"
+    out.mkdir()
+    (out / ".lock.json").write_text(json.dumps({"pid": 4711, "host": "there", "since": "2024-01-01 10:00:00"}))
+    with FileLock(out / ".lock"), pytest.raises(SemivssError, match=r"process 4711 on there \(since 2024-01-01 10:00:00\)"):
+        predict([ColorModel()], open_inputs(folder), out, QUICK)
+    predict([ColorModel()], open_inputs(folder), out, QUICK)
+    assert not (out / ".lock.json").exists()
+
+
+@pytest.mark.parametrize("name", ["entropy", "records", ".hidden"])
+def test_names_that_meet_our_own_folders_are_refused(tmp_path: Path, name: str) -> None:
+    folder = frame_folder(tmp_path / name)
+    with pytest.raises(DataError, match="rename the video"):
+        predict([ColorModel()], open_inputs(folder), tmp_path / "out", QUICK)
+
+
+def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
+    folder, out = frame_folder(tmp_path / "clip"), tmp_path / "out"
+    predict([ColorModel()], open_inputs(folder), out, QUICK)
+    (out / "records" / "clip.jsonl").write_text("{broken")
+    with pytest.raises(DataError, match=r"clip\.jsonl: not readable"):
+        predict([ColorModel()], open_inputs(folder), out, QUICK)
