@@ -35,9 +35,9 @@ def class_distribution(
             votes = resize_maps(mask_votes(output), size)
     match rule:
         case "spread":
-            return spread(votes)
+            return spread_(votes)
         case "l1":
-            return l1(votes)
+            return l1_(votes)
         case "softmax":
             return softmax(votes)
         case _:
@@ -51,7 +51,7 @@ def mask_votes(output: MaskLogits) -> Float[Tensor, "B C h w"]:
         return torch.einsum("bqc,bqhw->bchw", classes, output.mask_logits.float().sigmoid())
 
 
-def spread(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def spread_(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """Divide by the sum; where it is below 1 the missing mass goes to all classes alike, so that an unclaimed pixel is unsure.
 
     p(c) = (s(c) + m/C) / (S + m) with S = sum of s and m = max(0, 1 - S). Writes over `votes`: 124 classes at full size are 0.2 GB.
@@ -61,7 +61,7 @@ def spread(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     return votes.add_(missing / votes.shape[1]).div_(total + missing)
 
 
-def l1(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def l1_(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """Divide by the sum. A pixel with one faint vote looks certain; without any vote it is uniform. Writes over `votes`."""
     votes = votes.add_(torch.finfo(votes.dtype).tiny)
     return votes.div_(votes.sum(1, keepdim=True))

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from semivss.losses.matcher import Matches, assign, matching_costs, mean_count
-from semivss.losses.points import Points, ValidPixels, read_logits
+from semivss.losses.points import Points, ValidPixels
 from semivss.posterior import covered_pixels
 from semivss.recipe import Mask2FormerHead
 from semivss.tensors import IGNORE, MaskLogits
@@ -83,7 +83,7 @@ def pair_costs(
         return masks.new_zeros(batch, layers, queries, 0)
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in targets], device=masks.device)
     points = pixels.draw(settings.points)
-    logits = read_logits(masks.transpose(0, 1).flatten(1, 2), points.grid).view(batch, layers, queries, -1)
+    logits = pixels.read(masks.transpose(0, 1).flatten(1, 2), points.grid).view(batch, layers, queries, -1)
     wanted = pixels.targets(points, torch.arange(batch, device=masks.device), ids)
     probabilities = classes.softmax(-1).transpose(0, 1).gather(-1, ids[:, None, None].expand(-1, layers, queries, -1))
     return matching_costs(logits, wanted, probabilities, (settings.class_weight, settings.mask_weight, settings.dice_weight))
@@ -98,7 +98,7 @@ def point_losses(
         nothing = matched.sum().expand(len(masks))
         return nothing, nothing
     points = uncertain_points(matched.detach(), matches, pixels, settings)
-    logits = read_logits(matched[:, None], points.grid)[:, 0]
+    logits = pixels.read(matched[:, None], points.grid)[:, 0]
     wanted = pixels.targets(points, matches.image, matches.target[:, None])[:, 0]
     bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
     share = logits.sigmoid()
@@ -118,7 +118,7 @@ def uncertain_points(matched: Float[Tensor, "M h w"], matches: Matches, pixels: 
     drawn = pixels.draw(candidates + settings.points - certain)
     counts = matches.image.bincount(minlength=len(drawn.grid)).tolist()  # pairs are sorted by image: one reading for all of an image's
     parts = zip(torch.split(matched, counts), drawn.grid[:, :candidates], counts, strict=True)
-    logits = torch.cat([read_logits(part[None], grid[None])[0] for part, grid, count in parts if count])
+    logits = torch.cat([pixels.read(part[None], grid[None])[0] for part, grid, count in parts if count])
     chosen = logits.abs().topk(certain, dim=1, largest=False, sorted=False).indices
     random = torch.arange(candidates, candidates + settings.points - certain, device=matched.device)
     return drawn.pick(matches.image, torch.cat([chosen, random.expand(len(matched), -1)], 1))

@@ -29,7 +29,9 @@ class Points:
 
 
 class ValidPixels:
-    """The pixels of a batch that are not ignored; draws from them uniformly."""
+    """The pixels of a batch that are not ignored; draws from them uniformly, and reads maps and masks at what was drawn."""
+
+    padding = "border"  # of grid_sample: the edge goes on as in `resize_maps`; zeros would pull every mask to 0 along the frame
 
     def __init__(self, labels: UInt8[Tensor, "B H W"], cells: tuple[int, int], generator: torch.Generator | None = None) -> None:
         """
@@ -57,6 +59,10 @@ class ValidPixels:
         grid = torch.stack([(pixel % width + dx) * (2 / wide) - 1, (pixel // width + dy) * (2 / high) - 1], -1)
         return Points(grid, self.labels.flatten()[place])
 
+    def read(self, maps: Float[Tensor, "M N h w"], grid: Float[Tensor, "M K 2"]) -> Float[Tensor, "M N K"]:
+        """Bilinear (align_corners=False) values of each row's N maps at its points."""
+        return F.grid_sample(maps, grid[:, None], mode="bilinear", padding_mode=self.padding, align_corners=False)[:, :, 0]
+
     def targets(self, points: Points, image: Int64[Tensor, "M"], classes: Int64[Tensor, "M T"]) -> Float[Tensor, "M T K"]:
         """1 where row m's points (on image `image[m]`) show class `classes[m, t]`, else 0: the masks read at the nearest pixel."""
         return (points.labels[:, None] == classes[:, :, None]).float()
@@ -64,8 +70,3 @@ class ValidPixels:
     def _random(self, *shape: int) -> Tensor:
         device = self._generator.device if self._generator is not None else self.labels.device
         return torch.rand(shape, generator=self._generator, device=device).to(self.labels.device)
-
-
-def read_logits(maps: Float[Tensor, "M N h w"], grid: Float[Tensor, "M K 2"]) -> Float[Tensor, "M N K"]:
-    """Bilinear (align_corners=False) values of each image's N maps at its points."""
-    return F.grid_sample(maps, grid[:, None], mode="bilinear", align_corners=False)[:, :, 0]

@@ -165,6 +165,8 @@ def _table_gradient(gradient: Tensor, rows: Tensor, shares: Tensor, ends: Tensor
 
 def _share_gradient(gradient: Tensor, rows: Tensor, ends: Tensor, table: Tensor) -> Tensor:
     """gradient @ transposed table, only where the matrix has entries."""
+    if rows.shape[1] > len(table):  # torch refuses a sparse matrix with more entries than places, as the tiniest images make
+        return torch.einsum("nd,njd->nj", gradient, table[rows.long()])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "CSR support is in beta"
         places = torch.sparse_csr_tensor(ends, rows.flatten(), torch.zeros(rows.numel()), (len(rows), len(table)), check_invariants=False)

@@ -1,0 +1,154 @@
+"""Class distributions, entropies and splits against values that can be worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from semivss.posterior import class_distribution, entropy, l1_, mask_votes, resize_maps, softmax, split_by_entropy, spread_
+from semivss.tensors import MaskLogits, PixelLogits
+
+RULES = ["spread", "l1", "softmax"]
+
+
+def pixels(*votes: list[float]) -> torch.Tensor:
+    """A row of pixels with these votes."""
+    return torch.tensor(votes).T[None, :, None]
+
+
+def mask_logits(batch: int = 2, queries: int = 5, classes: int = 4, size: tuple[int, int] = (6, 8), seed: int = 0) -> MaskLogits:
+    generator = torch.Generator().manual_seed(seed)
+    return MaskLogits(
+        torch.randn(batch, queries, classes + 1, generator=generator) * 2,
+        torch.randn(batch, queries, *size, generator=generator) * 3,
+        torch.zeros(batch, 3, *size),
+    )
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("size", [None, (24, 32), (23, 29), (50, 31)])
+def test_every_rule_gives_a_distribution_of_the_size_asked_for(rule, size):
+    p = class_distribution(mask_logits(), size, rule)
+    assert p.shape == (2, 4, *(size or (6, 8)))
+    assert p.dtype == torch.float32
+    assert p.min() >= 0
+    torch.testing.assert_close(p.sum(1), torch.ones_like(p[:, 0]))
+
+
+def test_pixel_logits_become_a_softmax_after_resizing():
+    output = PixelLogits(torch.tensor([[[[0.0, 4.0]], [[0.0, 0.0]]]]), torch.zeros(1, 1, 1, 2))
+    p = class_distribution(output, (1, 4))
+    # bilinear with align_corners=False puts the four centres at 0, 1/4, 3/4 and 1 of the way between the two cells
+    expected = torch.tensor([0.0, 1.0, 3.0, 4.0]).sigmoid()
+    torch.testing.assert_close(p[0, 0, 0], expected)
+
+
+def test_spread_equals_l1_where_the_votes_reach_one():
+    votes = pixels([0.9, 0.6, 0.0])
+    torch.testing.assert_close(spread_(votes.clone()), l1_(votes.clone()))
+    torch.testing.assert_close(spread_(votes.clone()).flatten(), torch.tensor([0.6, 0.4, 0.0]))
+
+
+def test_spread_gives_missing_mass_to_all_classes():
+    p = spread_(pixels([0.2, 0.1, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]))
+    torch.testing.assert_close(p[0, :, 0, 0], torch.tensor([0.2, 0.1, 0.0, 0.0]) + 0.7 / 4)
+    torch.testing.assert_close(p[0, :, 0, 1], torch.full((4,), 0.25))
+
+
+def test_l1_is_certain_of_a_faint_vote_and_uniform_without_any():
+    p = l1_(pixels([1e-6, 0.0], [0.0, 0.0]))
+    torch.testing.assert_close(p[0, :, 0], torch.tensor([[1.0, 0.5], [0.0, 0.5]]))
+
+
+def test_published_softmax_squeezes_the_entropy():
+    votes = torch.zeros(1, 124, 1, 2)
+    votes[0, 0, 0, 0] = 1.0
+    narrow = entropy(softmax(votes.clone()))[0, 0]
+    wide = entropy(spread_(votes.clone()))[0, 0]
+    assert softmax(votes).max() < 0.0217
+    assert narrow[1] - narrow[0] < 0.02
+    assert wide[0] == 0.0
+    assert wide[1] == pytest.approx(math.log(124), abs=1e-4)
+
+
+def test_duplicate_queries_do_not_break_the_entropy():
+    output = MaskLogits(torch.tensor([[[9.0, 0.0, 0.0]] * 2]), torch.full((1, 2, 1, 1), 9.0), torch.zeros(1, 1, 1, 1))
+    assert mask_votes(output).sum() > 1.9
+    assert 0 <= entropy(class_distribution(output)).item() < 0.01
+
+
+def test_votes_are_resized_before_they_are_normalised():
+    output = mask_logits()
+    votes = resize_maps(mask_votes(output), (24, 32))
+    torch.testing.assert_close(class_distribution(output, (24, 32), "l1"), votes / votes.sum(1, keepdim=True))
+
+
+def test_no_object_votes_for_no_class():
+    output = MaskLogits(torch.tensor([[[0.0, 0.0, 50.0]]]), torch.full((1, 1, 1, 1), 50.0), torch.zeros(1, 1, 1, 1))
+    assert mask_votes(output).sum() < 1e-6
+
+
+@pytest.mark.parametrize("size", [(23, 29), (21, 32), (24, 31)])
+def test_an_odd_size_moves_nothing(size):
+    maps = torch.randn(1, 2, 6, 8)
+    torch.testing.assert_close(resize_maps(maps, size), resize_maps(maps, (24, 32))[..., : size[0], : size[1]])
+
+
+def test_maps_and_logits_are_left_alone():
+    output = mask_logits()
+    before = output.mask_logits.clone()
+    pixel = PixelLogits(torch.randn(1, 2, 3, 3), torch.zeros(1, 1, 3, 3))
+    logits = pixel.logits.clone()
+    for size in (None, (6, 8), (12, 16)):
+        class_distribution(output, size)
+        class_distribution(pixel, size)
+    assert torch.equal(output.mask_logits, before)
+    assert torch.equal(pixel.logits, logits)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_distribution_has_the_gradient_of_its_formula(rule):
+    output = mask_logits(batch=1, queries=2, classes=3, size=(2, 2))
+
+    def distribution(masks: torch.Tensor) -> torch.Tensor:
+        return class_distribution(MaskLogits(output.class_logits, masks, output.pixel_features), (8, 8), rule)
+
+    masks = output.mask_logits.clone().requires_grad_()
+    direction = torch.randn_like(distribution(masks))
+    (gradient,) = torch.autograd.grad((distribution(masks) * direction).sum(), masks)
+    step = torch.zeros_like(masks)
+    step[0, 1, 0, 1] = 1e-2
+    numeric = ((distribution(masks + step) - distribution(masks - step)).double() * direction).sum() / 2e-2
+    assert gradient[0, 1, 0, 1].item() == pytest.approx(numeric.item(), rel=2e-2, abs=1e-4)
+
+
+def test_half_precision_logits_give_float32():
+    output = mask_logits()
+    half = MaskLogits(output.class_logits.bfloat16(), output.mask_logits.bfloat16(), output.pixel_features)
+    with torch.autocast("cpu", torch.bfloat16):
+        p = class_distribution(half, (24, 32))
+    assert p.dtype == torch.float32
+    torch.testing.assert_close(p.sum(1), torch.ones(2, 24, 32))
+
+
+def test_unknown_rule_names_the_known_ones():
+    with pytest.raises(ValueError, match="spread, l1, softmax"):
+        class_distribution(mask_logits(), rule="max")
+
+
+def test_two_equal_classes_have_entropy_log_two():
+    assert entropy(pixels([0.5, 0.5, 0.0])).item() == pytest.approx(math.log(2))
+
+
+def test_entropy_of_many_classes():
+    p = torch.softmax(torch.randn(2, 124, 3, 5), 1)
+    torch.testing.assert_close(entropy(p), -(p * p.log()).sum(1))
+    assert entropy(torch.full((1, 124, 1, 1), 1 / 124)).item() == pytest.approx(math.log(124), abs=1e-5)
+
+
+def test_a_pixel_at_the_threshold_is_unreliable():
+    p = pixels([0.5, 0.5], [0.9, 0.1])
+    gamma = entropy(p)[0, 0, 0].item()
+    split = split_by_entropy(p, gamma)
+    assert split.unreliable.tolist() == [[[True, False]]]
+    assert split.labels.tolist() == [[[255, 0]]]
