@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from semivss.data.labels import vspw124
 from semivss.losses.supervised import supervised_loss
-from semivss.models.segmenter import Segmenter, build_segmenter
+from semivss.models.segmenter import Segmenter
+from semivss.models.zoo import build_segmenter
 from semivss.recipe import Recipe, Views, dump_recipe
 
 

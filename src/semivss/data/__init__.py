@@ -1,0 +1,1 @@
+"""Data sets, own data, video, the toy world, augmentation and the sample stream."""

@@ -1,0 +1,1 @@
+"""Views, fused predictions, their files, and the challenge zip."""
