@@ -196,6 +196,10 @@ class Upright:
     def __init__(self, path: Path, first: Any) -> None:
         self._path, self._stored = path, (first.height, first.width)
         self._reformatter = VideoReformatter()
+        # Asked of the first frame only: a frame and its side data refer to each other, so that every frame asked would wait for the
+        # garbage collector, some hundred frames later.
+        matrix = first.side_data.get("DISPLAYMATRIX")
+        self._matrix = None if matrix is None else np.frombuffer(bytes(matrix), np.int32)
         self.size: tuple[int, int] = self.rgb(first).shape[:2]
 
     def rgb(self, frame: Any) -> UInt8[np.ndarray, "H W 3"]:
@@ -203,8 +207,7 @@ class Upright:
             detail = f"its frames change size from {self._stored[1]}x{self._stored[0]} to {frame.width}x{frame.height}"
             raise DefectError(self._path, "size_change", detail, "cut the video there or export it at one size")
         pixels = self._reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-        return pixels if matrix is None else turn_upright(pixels, np.frombuffer(bytes(matrix), np.int32))
+        return pixels if self._matrix is None else turn_upright(pixels, self._matrix)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reformatter": None}
