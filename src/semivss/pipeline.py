@@ -116,7 +116,7 @@ def score_paths(
     predictions: Path, truth: Path, settings: Score, *, split: str, kind: str, missing: str, json: Path | None, policy: str = "strict"
 ) -> None:
     """Score a folder of predictions against a data set and print the table."""
-    from semivss.data.check import detect_kind
+    from semivss.data.detect import detect_kind
     from semivss.metrics.score import render, score_folder
 
     resolved = detect_kind(truth) if kind == "auto" else kind

@@ -6,7 +6,8 @@ from PIL import Image
 from tests.data.owndata import NAMES, frame, ids, save, write_own
 from tests.data.videos import write_video
 
-from semivss.data.check import check, detect_kind, run_check, splits_of
+from semivss.data.check import check, run_check
+from semivss.data.detect import detect_kind, splits_of
 from semivss.data.importer import import_any, import_frames
 from semivss.errors import DataError
 

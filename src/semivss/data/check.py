@@ -12,14 +12,14 @@ from jaxtyping import UInt8
 from semivss.data.check_result import CheckResult, DefectLine, Sample, SplitResult
 from semivss.data.check_view import render, write_preview
 from semivss.data.clips import Clip, VideoDataset
-from semivss.data.description import FILE_NAME, load_description
+from semivss.data.description import FILE_NAME
+from semivss.data.detect import detect_kind, other_kinds, shared_videos, splits_of
 from semivss.data.labels import LabelSet
-from semivss.data.lists import image_files
 from semivss.data.policy import Pair, Policy, read_labels, read_pair
 from semivss.data.source import open_source
 from semivss.data.video import SUFFIXES, VideoFile
 from semivss.data.video_clip import VideoClip
-from semivss.errors import DataError, DefectError
+from semivss.errors import DefectError
 from semivss.progress import say, track
 from semivss.recipe import Source
 
@@ -81,7 +81,7 @@ def check(path: Path, *, split: str | None = None, kind: str = "auto", policy: P
     for name in names:
         source = Source.model_validate({"kind": found, "path": str(path.resolve()), "split": name})
         results.append(_check_split(name, open_source(source, "ignore"), policy))
-    notes = (*_other_kinds(path, found), *_shared_videos(path, found, names))
+    notes = (*other_kinds(path, found), *shared_videos(path, found, names))
     return CheckResult(path, found, tuple(results), notes)
 
 
@@ -97,72 +97,6 @@ def _count(path: Path) -> int:
         if error.kind != "truncated":
             raise
         return sum(1 for _ in VideoFile(path).stream(on_defect=lambda _: None))  # the defect is told when the frames are read
-
-
-def detect_kind(path: Path) -> str:
-    """The kind (as in `recipe.Source`) of the data set at `path`, by its folders.
-
-    Raises:
-        DataError: it is none; the message says what to do with what it is.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder; check the path")
-    kinds = _kinds(path)
-    if kinds:
-        return kinds[0]
-    raise _no_dataset(path)
-
-
-def _kinds(path: Path) -> list[str]:
-    if not path.is_dir():
-        return ["folder"] if path.suffix == ".toml" else []
-    signs = {
-        "folder": (FILE_NAME,),
-        "vspw": ("data/*/origin",),
-        "ade20k": ("annotations/training", "annotations/validation", "images/training", "images/validation"),
-        "cityscapes": ("leftImg8bit",),
-        "coco_stuff": ("stuffthingmaps", "annotations/*2017/*.png"),
-        "coco_panoptic": ("annotations/panoptic_*.json", "panoptic_*.json"),
-    }
-    return [kind for kind, patterns in signs.items() if any(next(path.glob(pattern), None) for pattern in patterns)]
-
-
-def _no_dataset(path: Path) -> DataError:
-    if path.suffix.lower() == ".zip" or (path / "labelmap.txt").is_file():
-        return DataError(f"{path}: a CVAT export; make it a data set with `semivss data import {path} OUT`")
-    if path.suffix.lower() in SUFFIXES:
-        return DataError(f"{path}: a bare video; make it a data set with `semivss data import {path} OUT`")
-    if not path.is_dir():
-        return DataError(f"{path}: neither a data set nor a video; give a folder, a dataset.toml or a video")
-    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
-    if not entries:
-        return DataError(f"{path}: the folder is empty; give a folder with data")
-    if (path / "data").is_dir():
-        return DataError(f"{path}: no frames; the VSPW layout keeps them in data/<video>/origin")
-    folders = [path, *(entry for entry in entries if entry.is_dir())]
-    if any(image_files(folder) for folder in folders) or any(entry.suffix.lower() in SUFFIXES for entry in entries):
-        command = f"semivss data import {path} OUT --masks MASKS --classes CLASSES.txt"
-        return DataError(f"{path}: frames or videos without a description; make them a data set with `{command}`")
-    return DataError(f"{path}: no data set is known by these folders; see docs for the layouts, or use `semivss data import`")
-
-
-def splits_of(path: Path, kind: str) -> tuple[str, ...]:
-    """The splits that are there."""
-    if kind == "folder":
-        return tuple(load_description(path / FILE_NAME if path.is_dir() else path).splits)
-    patterns = {
-        "vspw": "{}.txt",
-        "ade20k": "images/{}",
-        "cityscapes": "leftImg8bit/{}",
-        "coco_stuff": "**/{}2017",
-        "coco_panoptic": "**/{}2017",
-    }
-    names = ("training", "validation") if kind == "ade20k" else ("train", "val", "test")
-    found = tuple(name for name in names if next(path.glob(patterns[kind].format(name)), None))
-    if kind.startswith("coco"):
-        found = tuple(name for name in found if name != "test")
-    return found or names[:1]
 
 
 def _check_split(name: str, dataset: VideoDataset, policy: Policy) -> SplitResult:
@@ -268,24 +202,3 @@ def _count_pair(result: SplitResult, pair: Pair) -> None:
         result.labelled += 1
         result.pixels += counts
         result.frames_with += counts > 0
-
-
-def _other_kinds(path: Path, kind: str) -> list[str]:
-    return [f"the folder also looks like {other}: check that with --kind {other}" for other in _kinds(path) if other != kind]
-
-
-def _shared_videos(path: Path, kind: str, names: tuple[str, ...]) -> list[str]:
-    """Videos that stand in two splits, which makes scores of one worthless. Lists of names only; no file is read again."""
-    if kind != "vspw" or len(names) < 2:
-        return []
-    lists = {
-        name: set((path / f"{name}.txt").read_text(encoding="utf-8-sig").split()) for name in names if (path / f"{name}.txt").is_file()
-    }
-    shared = [
-        f"video {video} is in {first} and in {second}"
-        for first in lists
-        for second in lists
-        if first < second
-        for video in lists[first] & lists[second]
-    ]
-    return sorted(shared)

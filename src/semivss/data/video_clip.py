@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from semivss.data.container import REMAKE, Tally, decoded, opened, packet_times
 from semivss.data.files import LabelReader
-from semivss.data.video import REMAKE, Tally, VideoFile, decoded, opened, packet_times, stem
+from semivss.data.video import VideoFile, stem
 from semivss.errors import DefectError
 
 
