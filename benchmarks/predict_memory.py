@@ -21,15 +21,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from semivss.data.labels import vspw124
+from semivss.data.labels import LabelSet, vspw124
 from semivss.data.video import VideoFile, VideoWriter
 from semivss.infer.inputs import OnDefect
 from semivss.infer.predict import predict
 from semivss.models.zoo import build_segmenter
-from semivss.recipe import Model, Predict, Views
+from semivss.recipe import Model, PixelHead, Predict, Views
 
 EARLY, LIMIT = 600, 1.02
-SIZE = (96, 128)
+SIZE = (64, 96)
+CLASSES = vspw124()
+TEN = LabelSet("ten", CLASSES.names[:10], CLASSES.colors[:10], CLASSES.things[:10])
 
 
 @dataclass
@@ -86,7 +88,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=54_000)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    model = build_segmenter(Model(backbone="tiny"), vspw124())
+    model = build_segmenter(Model(backbone="tiny", pixel=PixelHead(channels=32)), TEN)
     with tempfile.TemporaryDirectory() as folder:
         video = LoopedVideo(short_video(Path(folder) / "short.mp4"), 1500 if arguments.quick else arguments.frames)
         start = time.perf_counter()

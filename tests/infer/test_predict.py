@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import resource
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from semivss.data.labels import LabelSet
 from semivss.data.video import VideoFile, VideoWriter
 from semivss.errors import DataError, DefectError, SemivssError
-from semivss.infer.inputs import open_inputs
+from semivss.infer.inputs import ClipInput, Frames, OnDefect, open_inputs
 from semivss.infer.predict import predict
 from semivss.infer.stream import stream_distribution
 from semivss.infer.views import views_from
@@ -205,6 +206,32 @@ def test_a_damaged_frame_stops_strict_and_keeps_what_is_written(tmp_path: Path) 
     assert (done.predicted, done.skipped, done.defects) == (("b",), ("a",), {"truncated": 1})
     assert manifest(out)["defects"] == {"truncated": {"count": 1, "files": [str(bad)]}}
     assert manifest(out)["videos"][1] == {"name": "b", "frames": 2}
+
+
+def test_ctrl_c_keeps_finished_videos_and_a_restart_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Interrupted(ClipInput):
+        def frames(self, on_defect: OnDefect) -> Frames:
+            for number, item in enumerate(super().frames(on_defect)):
+                if number == 2:
+                    raise KeyboardInterrupt
+                yield item
+
+    for number in range(2):
+        frame_folder(tmp_path / "in" / f"clip{number}", seed=10 * number)
+    first, second = open_inputs(tmp_path / "in")
+    out, settings = tmp_path / "out", Predict(batch=1)
+    with pytest.raises(KeyboardInterrupt):
+        predict([ColorModel()], [first, Interrupted(second.clip)], out, settings)
+    assert {"records/clip0.jsonl", "clip0.mp4", "clip1/00000001.png"} <= files(out).keys()
+    assert not {"records/clip1.jsonl", "clip1.mp4"} & files(out).keys()
+    (out / "clip1" / ".00000001.png.abc.tmp").write_bytes(b"left by a kill")
+    (out / ".clip1.mp4.abc.tmp").write_bytes(b"left by a kill")
+    done = predict([ColorModel()], [first, second], out, settings)
+    assert (done.predicted, done.skipped) == (("clip1",), ("clip0",))
+    assert not list(out.rglob("*.tmp"))
+    predict([ColorModel()], [first, second], tmp_path / "once", settings)
+    assert files(out) == files(tmp_path / "once")
 
 
 def test_a_video_that_is_cut_short_gives_its_sound_frames(tmp_path: Path) -> None:

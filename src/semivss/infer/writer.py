@@ -7,6 +7,7 @@ that record is unfinished.
 """
 
 import contextlib
+import glob
 import hashlib
 import io
 import json
@@ -146,6 +147,17 @@ def _png(image: Image.Image, level: int) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=level)
     return buffer.getvalue()
+
+
+def clear_leftovers(out: Path, video: str) -> None:
+    """Remove the half-written files that a killed process left behind. Only for the holder of the folder's lock."""
+    name = Path(video)
+    for folder in (out / name, out / "entropy" / name, out / "probabilities" / name):
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+    for target in (overlay_path(out, video), record_path(out, video)):
+        for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def overlay_path(out: Path, video: str) -> Path:
