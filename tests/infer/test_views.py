@@ -84,7 +84,7 @@ def test_a_flip_is_undone_to_the_bit(height: int, width: int) -> None:
 
 
 @given(sides, sides, crops, st.none() | crops, st.booleans(), st.sampled_from([1.0, 0.5, 1.75]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_windows_cover_every_pixel_and_stay_inside(height: int, width: int, crop, stride, flip: bool, scale: float) -> None:
     stride = stride and (min(stride[0], crop[0]), min(stride[1], crop[1]))
     view = View(scale, flip, crop, stride)
@@ -100,14 +100,14 @@ def test_windows_cover_every_pixel_and_stay_inside(height: int, width: int, crop
 
 
 @given(sides, sides, crops, st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_windows_of_a_pointwise_model_change_nothing(height: int, width: int, crop, flip: bool) -> None:
     frame = noise(height, width)
     torch.testing.assert_close(fused(frame, View(flip=flip, crop=crop)), direct(frame), atol=2e-6, rtol=0)
 
 
 @given(sides, sides, st.sampled_from([0.5, 0.75, 1.5, 2.0]), st.none() | crops, st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_the_fused_distribution_sums_to_one(height: int, width: int, scale: float, crop, flip: bool) -> None:
     p = fused(noise(height, width), View(scale, flip, crop), View(1.0))
     assert p.shape == (3, height, width)
