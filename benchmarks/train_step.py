@@ -1,7 +1,8 @@
 """Two training steps in, their CPU times out: the small Mask2Former with the valid-pixel loss, and transformers' own with its own loss.
 
-Both have the same backbone, head sizes, points and optimiser, start from the same batch with 10 % ignored pixels, and take turns in one process:
-forward, loss, backward, AdamW. The masks that transformers' loss wants are prepared outside its time. `--quick` takes fewer steps.
+Both have the same backbone, head sizes, points and optimiser, see the same batch with 10 % ignored pixels, and take turns in one
+process on one thread: forward, loss, backward, AdamW. The masks that transformers' loss wants are prepared outside its time.
+`--quick` takes fewer steps.
 """
 
 import argparse
@@ -93,8 +94,9 @@ def measure(backbone: str, head: str, size: tuple[int, int], images: int, rounds
             if turn >= 2:
                 times[name].append(time.process_time() - start)
     ratios = [ours / theirs for ours, theirs in zip(times["semivss"], times["transformers"], strict=True)]
+    setting = f"{size[0]}x{size[1]}, batch {images}, {torch.get_num_threads()} thread, fp32"
     row = {
-        "what": f"training step, {backbone} + {head} Mask2Former, {size[0]}x{size[1]}, batch {images}, {torch.get_num_threads()} thread, fp32",
+        "what": f"training step, {backbone} + {head} Mask2Former, {setting}",
         "value": round(1000 * statistics.median(times["semivss"]), 1),
         "unit": "ms CPU (median)",
         "ratio": round(statistics.median(ratios), 3),
