@@ -54,7 +54,10 @@ def one_run(recipe: Path, seed: int, options: argparse.Namespace, results: Path 
         command += ["-o", override]
     minutes = cpu_minutes(command + list(QUICK if options.quick else ()), out)
     row = key | {"what": "camvid mIoU", "unit": "percent", "ratio": None, "cpu_minutes": round(minutes, 1)} | scores(out, options)
-    emit(row | {"machine": f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"}, results)
+    emit(
+        row | {"machine": f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"},
+        results,
+    )
 
 
 def cpu_minutes(command: list[str], out: Path) -> float:

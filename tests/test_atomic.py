@@ -1,10 +1,10 @@
 """Atomic files: the old content survives a failing writer, a full disk and a killed process."""
 
-import os
 import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,22 +12,30 @@ from semivss.atomic import atomic_bytes, atomic_file, atomic_json
 from semivss.errors import SemivssError
 
 
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def test_replaces_and_leaves_nothing_beside(tmp_path):
     target = tmp_path / "deep" / "file.bin"
     atomic_bytes(target, b"old")
     atomic_bytes(target, b"new")
     assert target.read_bytes() == b"new"
-    assert os.listdir(target.parent) == ["file.bin"]
+    assert names(target.parent) == ["file.bin"]
 
 
 def test_a_failing_writer_keeps_the_old_file(tmp_path):
     target = tmp_path / "file"
     atomic_bytes(target, b"old")
-    with pytest.raises(ZeroDivisionError), atomic_file(target) as file:
-        file.write(b"half")
-        _ = 1 / 0
+    def write_half() -> None:
+        with atomic_file(target) as file:
+            file.write(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
     assert target.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_full_disk_is_one_line_and_keeps_the_old_file(tmp_path):
@@ -43,7 +51,7 @@ def test_full_disk_is_one_line_and_keeps_the_old_file(tmp_path):
     assert str(target) in str(caught.value)
     assert "free space" in str(caught.value)
     assert target.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_foreign_errors_without_errno_pass_unchanged(tmp_path):
@@ -61,7 +69,12 @@ def test_a_folder_that_is_a_file_is_a_user_error(tmp_path):
 def test_kill_in_the_middle_keeps_the_old_file(tmp_path):
     target = tmp_path / "file"
     atomic_bytes(target, b"old")
-    code = "import sys,time\nfrom semivss.atomic import atomic_file\nwith atomic_file(sys.argv[1]) as f:\n f.write(b'half'); f.flush(); print('in', flush=True); time.sleep(60)\n"
+    code = "import sys, time
+from semivss.atomic import atomic_file
+with atomic_file(sys.argv[1]) as file:
+"
+    code += " file.write(b'half'); file.flush(); print('in', flush=True); time.sleep(60)
+"
     process = subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"in\n"

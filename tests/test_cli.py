@@ -9,7 +9,9 @@ import pytest
 
 
 def semivss(*words: object, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "semivss", *map(str, words)], capture_output=True, text=True, timeout=120, check=False, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "semivss", *map(str, words)], capture_output=True, text=True, timeout=120, check=False, **options
+    )
 
 
 def fails(*words: object) -> str:
@@ -23,7 +25,8 @@ def fails(*words: object) -> str:
 
 @pytest.mark.parametrize("words", [(), ("data",), ("train",), ("predict",), ("data", "import")])
 def test_help_answers_without_heavy_imports(words):
-    code = "import sys; sys.argv = ['semivss', *sys.argv[1:], '--help']\nimport semivss.cli\ntry: semivss.cli.main()\nexcept SystemExit: pass\n"
+    code = "import sys; sys.argv = ['semivss', *sys.argv[1:], '--help']\nimport semivss.cli\n"
+    code += "try: semivss.cli.main()\nexcept SystemExit: pass\n"
     code += "heavy = {'torch', 'numpy', 'transformers', 'timm', 'av', 'matplotlib'} & set(sys.modules); assert not heavy, heavy"
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -58,7 +61,9 @@ def test_show_resolves_a_recipe_and_counts_parameters():
 
 
 def test_ctrl_c_ends_with_130_and_one_line(tmp_path):
-    process = subprocess.Popen([sys.executable, "-m", "semivss", "data", "toy", str(tmp_path / "out"), "--clips", "400"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "semivss", "data", "toy", str(tmp_path / "out"), "--clips", "400"], stderr=subprocess.PIPE, text=True
+    )
     while not list(tmp_path.glob("out/data/*/origin/*.jpg")):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)

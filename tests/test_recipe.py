@@ -69,8 +69,15 @@ def test_unreadable_and_broken_files(tmp_path):
 
 
 def test_overrides_reach_values_lists_and_words(tmp_path):
-    recipe = load_recipe(write(tmp_path, MINIMAL), ["train.steps=7", "model.backbone=timm/resnet18", "data.train.0.toy.clips=3", "data.augment.crop=[8, 9]"])
-    assert (recipe.train.steps, recipe.model.backbone, recipe.data.train[0].toy.clips, recipe.data.augment.crop) == (7, "timm/resnet18", 3, (8, 9))
+    recipe = load_recipe(
+        write(tmp_path, MINIMAL), ["train.steps=7", "model.backbone=timm/resnet18", "data.train.0.toy.clips=3", "data.augment.crop=[8, 9]"]
+    )
+    assert (recipe.train.steps, recipe.model.backbone, recipe.data.train[0].toy.clips, recipe.data.augment.crop) == (
+        7,
+        "timm/resnet18",
+        3,
+        (8, 9),
+    )
 
 
 @pytest.mark.parametrize("override", ["train.steps", "=5", "data.train.4.split=val", "data.train.a=1", "name.x=1", "train.stops=3"])

@@ -24,7 +24,9 @@ app.add_typer(data, name="data")
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe.", metavar="RECIPE")]
 Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", help="Change a setting: -o train.steps=100.", metavar="KEY=VALUE")]
-Policy = Annotated[Literal["strict", "skip", "ignore"], typer.Option(help="Damaged files: stop, leave the frame out, or use what is sound.")]
+Policy = Annotated[
+    Literal["strict", "skip", "ignore"], typer.Option(help="Damaged files: stop, leave the frame out, or use what is sound.")
+]
 Kind = Literal["auto", "vspw", "ade20k", "coco_stuff", "coco_panoptic", "cityscapes", "folder"]
 
 
@@ -81,7 +83,9 @@ def train(
 
 @app.command()
 def predict(
-    words: Annotated[list[Path], typer.Argument(help="One or more model folders, then the video, frame folder or data set.", metavar="MODEL... INPUT")],
+    words: Annotated[
+        list[Path], typer.Argument(help="One or more model folders, then the video, frame folder or data set.", metavar="MODEL... INPUT")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for label PNGs, entropy maps and overlays.")] = Path("predictions"),
     weights: Annotated[str | None, typer.Option(help="Weight of each model, such as 2,1; equal by default.")] = None,
     split: Annotated[str | None, typer.Option(help="Split of a data set in VSPW layout, such as test; by default every video.")] = None,
@@ -101,7 +105,15 @@ def predict(
 
     if len(words) < 2:
         raise SemivssError("predict: needs at least one model folder and one input; write semivss predict MODEL... INPUT")
-    views = checked(Views, "predict", scales=_numbers("--scales", scales), flip=flip, crop=_size("--crop", crop), stride=_size("--stride", stride), base=_size("--base", base))
+    views = checked(
+        Views,
+        "predict",
+        scales=_numbers("--scales", scales),
+        flip=flip,
+        crop=_size("--crop", crop),
+        stride=_size("--stride", stride),
+        base=_size("--base", base),
+    )
     settings = checked(Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay)
     shares = _numbers("--weights", weights) if weights else None
     predict_paths(words[:-1], words[-1], out, settings, weights=shares, split=split, policy=policy)
@@ -113,7 +125,9 @@ def score(
     truth: Annotated[Path, typer.Argument(help="Data set with masks.")],
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "val",
     kind: Annotated[Kind, typer.Option(help="What the data set is.")] = "auto",
-    vc_labels: Annotated[Literal["reduced", "raw"], typer.Option(help="VC convention: void merged with others, or labels as on disk.")] = "reduced",
+    vc_labels: Annotated[
+        Literal["reduced", "raw"], typer.Option(help="VC convention: void merged with others, or labels as on disk.")
+    ] = "reduced",
     missing: Annotated[Literal["error", "wrong"], typer.Option(help="A missing prediction is an error, or counts as wrong.")] = "error",
     json: Annotated[Path | None, typer.Option(help="Write the scores to this file.")] = None,
     policy: Policy = "strict",

@@ -1,9 +1,9 @@
-"""The stages of a run, each from folders to a folder: train -> predict -> score -> report. A finished stage carries a stamp and is skipped."""
+"""The stages of a run, each from folders to a folder: train -> predict -> score -> report. A finished stage is stamped and skipped."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
@@ -12,8 +12,10 @@ from typing import Any
 from semivss import __version__
 from semivss.atomic import atomic_bytes, atomic_json
 from semivss.data.clips import VideoDataset
+from semivss.data.policy import Policy
 from semivss.data.source import open_source
-from semivss.errors import DataError, SemivssError
+from semivss.errors import SemivssError
+from semivss.metrics.score import Missing
 from semivss.progress import say
 from semivss.recipe import Predict, Recipe, Score, Source, dump_recipe, evaluation_sets, load_recipe
 
@@ -100,7 +102,7 @@ def predict_paths(
     *,
     weights: Sequence[float] | None = None,
     split: str | None = None,
-    policy: str = "strict",
+    policy: Policy = "strict",
 ) -> None:
     """Segment a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
     from semivss.infer.inputs import open_inputs
@@ -113,7 +115,15 @@ def predict_paths(
 
 
 def score_paths(
-    predictions: Path, truth: Path, settings: Score, *, split: str, kind: str, missing: str, json: Path | None, policy: str = "strict"
+    predictions: Path,
+    truth: Path,
+    settings: Score,
+    *,
+    split: str,
+    kind: str,
+    missing: Missing,
+    json: Path | None,
+    policy: Policy = "strict",
 ) -> None:
     """Score a folder of predictions against a data set and print the table."""
     from semivss.data.detect import detect_kind
@@ -160,7 +170,9 @@ class Stage:
                 say(f"{self.name}: done before, skipped ({self.folder})")
             return bool(state["finished"])
         if not again:
-            raise SemivssError(f"{self.folder}: stage {self.name} was made with other inputs ({changed}); add --again to redo it, or use another --out")
+            raise SemivssError(
+                f"{self.folder}: stage {self.name} was made with other inputs ({changed}); add --again to redo it, or use another --out"
+            )
         say(f"{self.name}: made anew, because of {changed}")
         shutil.rmtree(self.folder)
         self._write(finished=False)
@@ -189,7 +201,9 @@ def model_folder(path: Path) -> Path:
     candidates = (path, path / "model", path / "student" / "model")
     found = next((folder for folder in candidates if (folder / "config.json").is_file()), None)
     if found is None:
-        raise SemivssError(f"{path}: no model there (no config.json); give a folder written by semivss train, such as runs/NAME/student/model")
+        raise SemivssError(
+            f"{path}: no model there (no config.json); give a folder written by semivss train, such as runs/NAME/student/model"
+        )
     return found
 
 
@@ -231,5 +245,9 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _difference(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    changed = [f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    changed = [
+        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
     return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")

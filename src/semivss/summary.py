@@ -25,7 +25,8 @@ def describe(recipe: Recipe) -> str:
         f"# parameters       {parameters:,} ({_count(model.backbone):,} backbone, {_count(model.head):,} head)",
         f"# training memory  about {(state + activations) / 2**20:,.0f} MB: {state / 2**20:,.0f} MB weights, gradients, AdamW"
         f"{' and EMA' if recipe.train.ema else ''}, {activations / 2**20:,.0f} MB activations of a batch of {recipe.train.batch}",
-        f"# a step           {recipe.train.batch * recipe.train.accumulate} crops of {_size(recipe.data.augment.crop)}, {recipe.train.steps:,} steps",
+        f"# a step           {recipe.train.batch * recipe.train.accumulate} crops of {_size(recipe.data.augment.crop)}",
+        f"# steps            {recipe.train.steps:,}",
         "# evaluation       1 view a frame: scale 1, no flip",
         f"# predict          {2 * len(views.scales) if views.flip else len(views.scales)} views a frame: {_views(views)}",
     ]
