@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -51,32 +52,44 @@ def run_cli(words: list[str], errors: Path, largest_file: int | None = None) -> 
     main()
 
 
-def run_rank(rank: int, world: int, port: int, recipe: Recipe, out: Path) -> None:
-    """One of several processes that train together, as torchrun would start it. Leaves its weights in `out`/rank<n>.pt."""
+def run_rank(
+    rank: int, world: int, port: int, recipe: Recipe, out: Path, failing_step: int | None = None, last_step: int | None = None
+) -> None:
+    """One of several processes that train together, as torchrun would start it; leaves what it ends with in `out`/rank<n>.pt.
+
+    In `failing_step` the loss of the last process is not finite; in `last_step` all processes die.
+    """
     _alone()
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     import torch
 
-    from semivss.train import loop
+    from semivss.losses.matcher import NonFiniteCost
+    from semivss.train import loop, steps
 
-    runs = []
+    runs, counts, losses = [], [], []
+    run, pooled, supervised_loss = loop.Run, loop.pooled, steps.supervised_loss
 
-    class Remembered(loop.Run):
-        def __init__(self, *arguments) -> None:
-            super().__init__(*arguments)
-            runs.append(self)
+    def remember_run(*arguments):
+        runs.append(run(*arguments))
+        return runs[0]
 
-    loop.Run = Remembered
+    def remember_counts(*arguments):
+        counts.append(pooled(*arguments))
+        return counts[-1]
+
+    def loss(*arguments):
+        losses.append(supervised_loss(*arguments))
+        if len(losses) - 1 == last_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if rank == world - 1 and len(losses) - 1 == failing_step:
+            raise NonFiniteCost("on one process only")
+        return losses[-1]
+
+    loop.Run, loop.pooled, steps.supervised_loss = remember_run, remember_counts, loss
     loop.train(recipe, out)
-    run = runs[0]
-    state = {
-        "model": run.segmenter.state_dict(),
-        "ema": run.ema.module.state_dict(),
-        "miou": run.counters.best_miou,
-        "skipped": run.counters.skipped,
-    }
-    torch.save(state, out / f"rank{rank}.pt")
+    weights = {"model": runs[0].segmenter.state_dict(), "best": runs[0].best.state_dict()}
+    torch.save(weights | {"skipped": runs[0].counters.skipped, "counts": [one.counts.tolist() for one in counts]}, out / f"rank{rank}.pt")
 
 
 def _alone() -> None:

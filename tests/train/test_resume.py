@@ -1,10 +1,12 @@
 """Stopped anywhere, training goes on and ends with the same bytes; a full disk or another recipe never costs what was saved."""
 
+import contextlib
 import csv
 import os
 import random
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import children
@@ -63,17 +65,21 @@ def leaves(tree, key=""):
         yield key, tree
 
 
-def crash_after(patch: pytest.MonkeyPatch, steps: int) -> None:
-    """Let the process' own training end in the middle of a step."""
+@contextlib.contextmanager
+def power_cut(after: int) -> Iterator[None]:
+    """Training inside the block ends after that many steps, without a word to anything."""
     whole, done = loop.train_step, []
 
     def step(*arguments):
         done.append(whole(*arguments))
-        if len(done) == steps:
+        if len(done) == after:
             raise RuntimeError("power cut")
         return done[-1]
 
-    patch.setattr(loop, "train_step", step)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", step)
+        with pytest.raises(RuntimeError, match="power cut"):
+            yield
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -95,18 +101,17 @@ def test_killed_at_random_moments_it_ends_bitwise_equal(recipe, tmp_path, worker
     assert not list(broken.rglob("*.tmp"))
 
 
-def test_seventeen_steps_then_a_crash_then_the_rest(recipe, tmp_path, monkeypatch):
+def test_seventeen_steps_then_a_crash_then_the_rest(recipe, tmp_path):
     recipe = changed(recipe, train={"checkpoint_every": 17})
     train(recipe, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        crash_after(patch, 25)
+    with power_cut(25):
         train(recipe, tmp_path / "broken")
     assert torch.load(tmp_path / "broken" / "last.ckpt", weights_only=True)["counters"]["step"] == 17
     train(recipe, tmp_path / "broken")
     assert_same(tmp_path / "whole", tmp_path / "broken")
 
 
-def test_mask2former_with_accumulation_bf16_and_dropout_resumes_bitwise(recipe, tmp_path, monkeypatch):
+def test_mask2former_with_accumulation_bf16_and_dropout_resumes_bitwise(recipe, tmp_path):
     head = {
         "channels": 32,
         "queries": 4,
@@ -121,8 +126,7 @@ def test_mask2former_with_accumulation_bf16_and_dropout_resumes_bitwise(recipe, 
         recipe, model=model, train={"steps": 8, "accumulate": 2, "precision": "bf16", "checkpoint_every": 3, "evaluate_every": 4}
     )
     train(recipe, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        crash_after(patch, 5)
+    with power_cut(5):
         train(recipe, tmp_path / "broken")
     train(recipe, tmp_path / "broken")
     assert_same(tmp_path / "whole", tmp_path / "broken")
@@ -154,9 +158,10 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for(recipe, tmp_path, mon
         os.kill(os.getpid(), signal.SIGINT)
         return original(model, validation, panel_frames, defects, stopped)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "evaluate", interrupted)
+    monkeypatch.setattr(loop, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "broken")
+    monkeypatch.setattr(loop, "evaluate", original)
     counters = torch.load(tmp_path / "broken" / "last.ckpt", weights_only=True)["counters"]
     assert (counters["step"], counters["evaluated"]) == (6, 0)
     train(recipe, tmp_path / "broken")
@@ -166,12 +171,11 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for(recipe, tmp_path, mon
     assert state["counters"] == other_state["counters"]
 
 
-def test_a_full_disk_keeps_the_previous_checkpoint(recipe, tmp_path, monkeypatch):
+def test_a_full_disk_keeps_the_previous_checkpoint(recipe, tmp_path):
     recipe = changed(recipe, train={"steps": 12, "checkpoint_every": 6, "evaluate_every": 12})
     (tmp_path / "recipe.toml").write_text(dump_recipe(recipe))
     out, errors = tmp_path / "run", tmp_path / "errors"
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        crash_after(patch, 8)
+    with power_cut(8):
         train(recipe, out / "student")
     before = (out / "student" / "last.ckpt").read_bytes()
     words = ["train", str(tmp_path / "recipe.toml"), "--out", str(out)]

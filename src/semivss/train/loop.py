@@ -18,6 +18,7 @@ from semivss.data.loader import Batches, labelled_batches, open_sources
 from semivss.data.policy import DefectCounter
 from semivss.data.source import open_source
 from semivss.errors import DataError, SemivssError
+from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
 from semivss.progress import say, track
@@ -203,8 +204,7 @@ class Run:
         if not agree(self.fabric, done is not None) or done is None:
             return {}
         confusion, rows = done
-        counts = self.fabric.all_reduce(torch.from_numpy(confusion.counts).to(self.fabric.device), reduce_op="sum")
-        scores = type(confusion)(confusion.num_classes, counts.cpu().numpy()).scores()
+        scores = pooled(self.fabric, confusion).scores()
         if scores.miou is None:
             raise DataError(f"{self.validation.dataset.name}: no labelled pixel to evaluate on; mend data.val or leave it out")
         counters.evaluated = counters.step
@@ -227,6 +227,12 @@ class Run:
         for one in found:
             self.defects.merge(DefectCounter.from_dict(one))
         return self.defects
+
+
+def pooled(fabric: Fabric, confusion: Confusion) -> Confusion:
+    """The sum of all processes' counts, on all of them."""
+    counts = fabric.all_reduce(torch.from_numpy(confusion.counts).to(fabric.device), reduce_op="sum")
+    return Confusion(confusion.num_classes, counts.cpu().numpy())
 
 
 def start_fabric(recipe: Recipe) -> Fabric:

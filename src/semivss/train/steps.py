@@ -81,6 +81,7 @@ def train_step(
             statistic.copy_(old)
         return StepResult({}, norm, tuple(ids))
     optimizer.step()
+    average_statistics(fabric, objective)
     return StepResult({name: float(value) for name, value in sums.items()}, norm, tuple(ids))
 
 
@@ -100,6 +101,15 @@ def agree(fabric: Fabric, ok: bool | np.bool_) -> bool:
         return bool(ok)
     total = fabric.all_reduce(torch.tensor(float(ok), device=fabric.device), reduce_op="sum")
     return bool(total == fabric.world_size)
+
+
+def average_statistics(fabric: Fabric, model: nn.Module) -> None:
+    """Give all processes the mean of their running statistics: each has seen its own part of the batch, and one model is evaluated."""
+    floating = [value for value in running_statistics(model) if value.is_floating_point()]
+    if fabric.world_size > 1 and floating:
+        mean = fabric.all_reduce(torch.cat([value.flatten() for value in floating]), reduce_op="mean")
+        for value, part in zip(floating, mean.split([value.numel() for value in floating]), strict=True):
+            value.copy_(part.view_as(value))
 
 
 def running_statistics(model: nn.Module) -> Sequence[Tensor]:

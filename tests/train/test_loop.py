@@ -1,0 +1,181 @@
+"""The loop learns, writes what it promises, and survives steps without a finite result."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semivss.errors import DataError, DefectError, SemivssError
+from semivss.losses.matcher import NonFiniteCost
+from semivss.metrics.confusion import Confusion
+from semivss.models.segmenter import Segmenter
+from semivss.recipe import Recipe
+from semivss.train import loop, steps
+from semivss.train.loop import train
+
+
+def changed(recipe: Recipe, **sections) -> Recipe:
+    updates = {name: getattr(recipe, name).model_copy(update=values) for name, values in sections.items()}
+    return recipe.model_copy(update=updates)
+
+
+def journal(out):
+    with (out / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_learns_and_leaves_everything_promised(recipe, tmp_path):
+    out = tmp_path / "run"
+    train(recipe, out)
+    rows = journal(out)
+    assert [row["step"] for row in rows] == ["5", "10", "15", "20", "25", "30", "35", "40"]
+    assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
+    assert rows[3]["val_miou"]
+    assert not rows[4]["val_miou"]
+    assert float(rows[-1]["val_miou"]) > 0.5
+    model = Segmenter.from_pretrained(out / "model")
+    assert model.label_set.names == ("red", "green", "blue")
+    assert list(out.glob("events.out.tfevents.*"))
+    assert json.loads((out / "defects.json").read_text()) == {}
+    for step in (20, 40):
+        panel = Image.open(out / "panels" / f"{step:06d}.png")
+        assert panel.width > panel.height > 400  # two frames, four cells wide
+        assert len(panel.getcolors(1 << 20)) > 100
+
+
+def test_the_saved_model_is_the_best_one_not_the_last(recipe, tmp_path, monkeypatch):
+    recipe = changed(recipe, train={"steps": 6, "evaluate_every": 2})
+    original, models = loop.evaluate, []
+
+    def evaluate(model, *arguments):
+        models.append({key: value.clone() for key, value in model.state_dict().items()})
+        _, rows = original(model, *arguments)
+        right = (1, 9, 4)[len(models) - 1]  # the second evaluation is the best
+        return Confusion(3, np.pad(np.diag([right] * 3) + np.eye(3, k=1, dtype=int) * (10 - right), ((0, 1), (0, 1)))), rows
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    train(recipe, tmp_path / "run")
+    saved = Segmenter.from_pretrained(tmp_path / "run" / "model").state_dict()
+    assert all(torch.equal(value, models[1][key]) for key, value in saved.items())
+    assert not all(torch.equal(value, models[2][key]) for key, value in saved.items())
+
+
+def test_without_validation_data_the_latest_weights_are_kept(recipe, tmp_path):
+    recipe = changed(recipe, data={"val": None}, train={"steps": 3, "checkpoint_every": 2})
+    train(recipe, tmp_path / "run")
+    ema = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["ema"]
+    saved = Segmenter.from_pretrained(tmp_path / "run" / "model").state_dict()
+    assert all(torch.equal(value, ema[key]) for key, value in saved.items())
+
+
+def break_steps(patch, bad, how):
+    """Let the loss of the optimiser steps `bad` (numbers from 0) not be finite."""
+    original, calls = steps.supervised_loss, []
+
+    def loss(output, labels, settings, generator):
+        calls.append(1)
+        terms = original(output, labels, settings, generator)
+        if len(calls) - 1 not in bad:
+            return terms
+        if how == "cost":
+            raise NonFiniteCost("no assignment")
+        return {name: term * float("nan") if how == "loss" else NanGradient.apply(term) for name, term in terms.items()}
+
+    patch.setattr(steps, "supervised_loss", loss)
+
+
+class NanGradient(torch.autograd.Function):
+    """The identity with a gradient that is not a number."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * float("nan")
+
+
+@pytest.mark.parametrize("how", ["cost", "loss", "gradient"])
+def test_a_step_without_a_finite_result_is_skipped_and_counted(recipe, tmp_path, monkeypatch, how):
+    recipe = changed(recipe, train={"steps": 8})
+    with monkeypatch.context() as patch:
+        break_steps(patch, {2, 3, 5}, how)
+        train(recipe, tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    assert state["counters"]["skipped"] == 3
+    assert state["counters"]["skipped_in_a_row"] == 0
+    assert all(value.isfinite().all() for value in state["model"].values())
+    assert next(iter(state["optimizer"]["state"].values()))["step"] == 5
+    assert journal(tmp_path / "run")[-1]["skipped"] == "3"
+
+
+def test_ten_in_a_row_stop_with_the_samples_named_and_a_checkpoint(recipe, tmp_path, monkeypatch):
+    recipe = changed(recipe, train={"steps": 20, "checkpoint_every": 1000})
+    with monkeypatch.context() as patch:
+        break_steps(patch, set(range(3, 40)), "cost")
+        with pytest.raises(SemivssError) as caught:
+            train(recipe, tmp_path / "run")
+    assert "10 steps in a row" in str(caught.value)
+    assert "tiny_world/" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["counters"]["step"] == 13
+    train(recipe, tmp_path / "run")  # the cause is gone: goes on
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["counters"]["step"] == 20
+
+
+def test_running_statistics_survive_a_skipped_step():
+    layer = torch.nn.BatchNorm2d(2)
+    before = [value.clone() for value in steps.running_statistics(layer)]
+    layer(torch.full((1, 2, 3, 3), float("nan")))
+    assert layer.running_mean.isnan().all()
+    for value, old in zip(steps.running_statistics(layer), before, strict=True):
+        value.copy_(old)
+    assert layer.running_mean.eq(0).all()
+    assert layer.num_batches_tracked == 0
+
+
+def test_damaged_files_stop_training_or_are_counted(recipe, world, tmp_path):
+    frame = world / "data" / "a" / "origin" / "00000002.png"
+    frame.write_bytes(frame.read_bytes()[:60])
+    with pytest.raises(DefectError, match=r"00000002.png: "):
+        train(recipe, tmp_path / "strict")
+    train(changed(recipe, train={"steps": 12}, data={"policy": "skip", "workers": 2}), tmp_path / "skip")
+    (kind,) = (defects := json.loads((tmp_path / "skip" / "defects.json").read_text()))
+    assert defects[kind] == {"count": 1, "files": [str(frame)]}
+
+
+def test_validation_of_other_classes_is_refused(recipe, world, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(world, other)
+    (other / "label_num_dic_final.json").write_text(json.dumps({"others": "0", "red": "1", "green": "2", "grey": "3"}))
+    with pytest.raises(DataError, match=r"has the classes of"):
+        train(changed(recipe, data={"val": recipe.data.val.model_copy(update={"path": str(other)})}), tmp_path / "run")
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(recipe, tmp_path):
+    recipe = changed(recipe, train={"steps": 3}, data={"val": None})
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(changed(recipe, train={"seed": seed}), tmp_path / name)
+    a, b, c = ((tmp_path / name / "model" / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_accumulated_halves_equal_one_batch(recipe, tmp_path, monkeypatch):
+    """Without augmentation and batch statistics, every image once: gradients of two halves add up to that of the whole."""
+    monkeypatch.setattr(torch.nn, "BatchNorm2d", lambda channels: torch.nn.GroupNorm(1, channels))
+    still = recipe.data.augment.model_copy(
+        update={"crop": (48, 64), "scale": (1.0, 1.0), "flip": 0.0, "photometric": False, "max_class_share": 1.0}
+    )
+    plain = changed(recipe, data={"val": None, "augment": still}, model={"pixel": recipe.model.pixel.model_copy(update={"dropout": 0.0})})
+    norms = []
+    for batch, accumulate in ((8, 1), (4, 2)):
+        out = tmp_path / f"{batch}"
+        train(changed(plain, train={"steps": 1, "batch": batch, "accumulate": accumulate, "warmup": 0, "log_every": 1}), out)
+        norms.append((float(journal(out)[0]["gradient_norm"]), float(journal(out)[0]["loss"])))
+    np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)

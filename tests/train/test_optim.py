@@ -1,0 +1,88 @@
+"""Parameter groups, the learning rate of each step, averaged weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from semivss.data.labels import LabelSet, distinct_colors
+from semivss.models.zoo import build_segmenter
+from semivss.recipe import Model, Train
+from semivss.train.ema import AveragedModel
+from semivss.train.optim import build_optimizer, learning_rate, named_roles, set_learning_rate
+
+CLASSES = LabelSet("three", ("a", "b", "c"), distinct_colors(3), (False,) * 3)
+HEAD = {"channels": 32, "queries": 4, "encoder_layers": 1, "decoder_layers": 2, "heads": 2, "encoder_feedforward": 16, "feedforward": 16}
+
+
+@pytest.fixture(scope="module")
+def mask2former():
+    return build_segmenter(Model.model_validate({"head": "mask2former", "mask2former": HEAD}), CLASSES)
+
+
+def test_every_parameter_is_in_exactly_one_group(mask2former):
+    optimizer = build_optimizer(mask2former, Train())
+    grouped = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(parameter) for parameter in mask2former.parameters() if parameter.requires_grad}
+
+
+def test_the_backbone_learns_slower_and_norms_biases_and_queries_do_not_decay(mask2former):
+    optimizer = build_optimizer(mask2former, Train(backbone_lr=0.1, weight_decay=0.05))
+    found = {id(p): (group["scale"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in mask2former.named_parameters():
+        if parameter.requires_grad:
+            scale, decay = found[id(parameter)]
+            assert scale == (0.1 if name.startswith("backbone.") else 1.0), name
+            if parameter.ndim == 1 or name.endswith(".bias"):
+                assert decay == 0, name
+    kinds = {name: decays for name, _, decays in named_roles(mask2former)}
+    queries = [name for name in kinds if ("quer" in name and "embedder" in name) or "queries_features" in name or "level_embed" in name]
+    assert len(queries) >= 3
+    assert not any(kinds[name] for name in queries)
+    assert kinds["backbone.stem.0.0.weight"]
+
+
+def test_frozen_parameters_are_left_out():
+    model = nn.ModuleDict({"backbone": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    model["backbone"].requires_grad_(False)
+    assert [len(group["params"]) for group in build_optimizer(model, Train()).param_groups] == [1, 1]
+
+
+def test_rates_by_hand():
+    poly = Train(steps=10, lr=1.0, warmup=4, power=1.0)
+    rates = [learning_rate(step, poly) for step in range(10)]
+    assert rates == pytest.approx([0.25 * 1.0, 0.5 * 0.9, 0.75 * 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    constant = poly.model_copy(update={"schedule": "constant"})
+    assert [learning_rate(step, constant) for step in (0, 3, 9)] == [0.25, 1.0, 1.0]
+    assert learning_rate(0, Train(lr=0.5)) == 0.5
+
+
+def test_each_group_gets_its_share(mask2former):
+    optimizer = build_optimizer(mask2former, Train(backbone_lr=0.1))
+    set_learning_rate(optimizer, 0.02)
+    assert {(group["scale"], round(group["lr"], 6)) for group in optimizer.param_groups} == {(0.1, 0.002), (1.0, 0.02)}
+
+
+def test_the_average_follows_by_one_minus_decay_and_counters_are_copied():
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    nn.init.constant_(model[0].weight, 0.0)
+    average = AveragedModel(model, 0.9)
+    nn.init.constant_(model[0].weight, 1.0)
+    model[1].running_mean.fill_(10.0)
+    model[1].num_batches_tracked.fill_(7)
+    average.update(model, 0)  # decay (1 + 0) / (10 + 0)
+    assert average.module[0].weight.item() == pytest.approx(0.9)
+    assert average.module[1].running_mean.item() == pytest.approx(9.0)
+    assert average.module[1].num_batches_tracked.item() == 7
+    average.update(model, 1000)  # decay 0.9
+    assert average.module[0].weight.item() == pytest.approx(0.9 + 0.1 * 0.1)
+    assert not any(parameter.requires_grad for parameter in average.module.parameters())
+    assert model[0].weight.item() == 1.0
+
+
+def test_a_constant_model_is_its_own_average():
+    model = nn.Linear(3, 3)
+    average = AveragedModel(model, 0.99)
+    for step in range(20):
+        average.update(model, step)
+    torch.testing.assert_close(average.module.weight, model.weight, rtol=0, atol=0)
