@@ -27,6 +27,7 @@ def test_replaces_and_leaves_nothing_beside(tmp_path):
 def test_a_failing_writer_keeps_the_old_file(tmp_path):
     target = tmp_path / "file"
     atomic_bytes(target, b"old")
+
     def write_half() -> None:
         with atomic_file(target) as file:
             file.write(b"half")
@@ -66,16 +67,21 @@ def test_a_folder_that_is_a_file_is_a_user_error(tmp_path):
         atomic_json(tmp_path / "file" / "x.json", {})
 
 
+HALF = """
+import sys, time
+from semivss.atomic import atomic_file
+with atomic_file(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
 def test_kill_in_the_middle_keeps_the_old_file(tmp_path):
     target = tmp_path / "file"
     atomic_bytes(target, b"old")
-    code = "import sys, time
-from semivss.atomic import atomic_file
-with atomic_file(sys.argv[1]) as file:
-"
-    code += " file.write(b'half'); file.flush(); print('in', flush=True); time.sleep(60)
-"
-    process = subprocess.Popen([sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", HALF, str(target)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"in\n"
     process.send_signal(signal.SIGKILL)

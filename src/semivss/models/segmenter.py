@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn, tensor
+from torch import Tensor, channels_last, nn, tensor
 
 from semivss.data.labels import LabelSet
 from semivss.models.pyramid import Pyramid
@@ -40,6 +40,7 @@ class Segmenter(nn.Module):
         self.backbone, self.head, self.label_set, self.settings = backbone, head, label_set, settings
         self.register_buffer("mean", tensor(backbone.mean).view(3, 1, 1) * 255)
         self.register_buffer("std", tensor(backbone.std).view(3, 1, 1) * 255)
+        self.to(memory_format=channels_last)  # a fifth off the training step of a small CNN on a CPU
 
     @property
     def rule(self) -> str:
@@ -54,6 +55,7 @@ class Segmenter(nn.Module):
     def normalise(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
         """Zero mean and unit variance on the backbone's own terms, padded with 0 to multiples of 32."""
         height, width = frames.shape[-2:]
+        frames = frames.contiguous(memory_format=channels_last)
         return F.pad((frames - self.mean) / self.std, (0, -width % MULTIPLE, 0, -height % MULTIPLE))
 
     def save_pretrained(self, folder: Path | str) -> None:
