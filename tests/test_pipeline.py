@@ -1,0 +1,116 @@
+"""The stages of a run: everything is written, what is finished is skipped, what changed is said, what is damaged is told."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from semivss.errors import SemivssError
+from semivss.pipeline import Stage, demo_recipe, model_folder, predict_stage, run, score_stage, train_stage
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "train.steps=4",
+    "train.batch=2",
+    "train.warmup=1",
+    "train.evaluate_every=2",
+    "train.checkpoint_every=2",
+    "data.augment.crop=[32, 64]",
+    "data.train.0.toy={clips=2, frames=2, size=[60, 80]}",
+    "data.val.toy={clips=1, frames=3, size=[60, 80], first_clip=1000}",
+    "data.test.0.toy={clips=1, frames=3, size=[60, 80], first_clip=2000}",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "demo"
+    run(demo_recipe(SMALL), out)
+    return out
+
+
+def test_run_writes_every_stage(finished):
+    for name in ("recipe.toml", "student/model/model.safetensors", "student/metrics.csv", "student/last.ckpt", "report/index.html"):
+        assert (finished / name).is_file(), name
+    assert len(list((finished / "predictions/val").glob("1000_*/*.png"))) == 3
+    assert len(list((finished / "predictions/test").glob("*.mp4"))) == 1
+
+
+def test_scores_carry_what_made_them(finished):
+    scores = json.loads((finished / "scores.json").read_text())
+    assert {"val", "test", "provenance"} == scores.keys()
+    assert 0 <= scores["val"]["miou"] <= 1
+    assert scores["val"]["split_hash"] != scores["test"]["split_hash"]
+    assert {"recipe", "seed", "model", "versions"} == scores["provenance"].keys()
+    assert scores["provenance"]["recipe"] == demo_recipe(SMALL).digest()
+
+
+def test_second_run_skips_training_and_prediction(finished):
+    files = [finished / "student/model/model.safetensors", *(finished / "predictions").rglob("*.png")]
+    before = [path.stat().st_mtime_ns for path in files]
+    run(demo_recipe(SMALL), finished)
+    assert [path.stat().st_mtime_ns for path in files] == before
+
+
+def test_other_settings_are_named_and_not_used_silently(finished):
+    with pytest.raises(SemivssError, match=r"train\.lr: 0\.\d+ -> 0\.5.*--again") as caught:
+        train_stage(demo_recipe([*SMALL, "train.lr=0.5"]), finished)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_views_redo_only_the_prediction_when_asked(finished, tmp_path):
+    recipe = demo_recipe([*SMALL, "predict.views.scales=[1.0]", "predict.views.flip=false", "predict.overlay=none"])
+    weights = (finished / "student/model/model.safetensors").stat().st_mtime_ns
+    with pytest.raises(SemivssError, match=r"predict val.*views\.flip"):
+        predict_stage(recipe, finished)
+    predict_stage(recipe, finished, again=True)
+    score_stage(recipe, finished)
+    assert not list((finished / "predictions/val").glob("*.mp4"))
+    assert (finished / "student/model/model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_damaged_stamp_is_told(tmp_path):
+    stage = Stage("train", tmp_path, {"a": "1"})
+    assert not stage.is_done(False)
+    assert not stage.is_done(False)  # begun, not finished
+    stage.finish()
+    assert stage.is_done(False)
+    (tmp_path / "stamp.json").write_text("{")
+    with pytest.raises(SemivssError, match=r"stamp\.json: not readable"):
+        stage.is_done(False)
+
+
+def test_model_folder_is_found_in_a_run(finished, tmp_path):
+    assert model_folder(finished) == model_folder(finished / "student") == finished / "student" / "model"
+    with pytest.raises(SemivssError, match="no model there"):
+        model_folder(tmp_path)
+
+
+def test_commands_work_on_what_a_run_left(finished, tmp_path):
+    def semivss(*words: object) -> str:
+        done = subprocess.run([sys.executable, "-m", "semivss", *map(str, words)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    world, predictions = tmp_path / "world", tmp_path / "predictions"
+    semivss("data", "toy", world, "--clips", 1, "--frames", 2, "--size", "60x80")
+    semivss("predict", finished, finished, world, "--split", "test", "--out", predictions, "--weights", "2,1", "--flip", "--overlay", "none")
+    assert "mIoU" in semivss("score", predictions, world, "--split", "test", "--json", tmp_path / "scores.json")
+    assert 0 <= json.loads((tmp_path / "scores.json").read_text())["miou"] <= 1
+    semivss("submit", predictions, world, "--out", tmp_path / "s.zip")
+    assert (tmp_path / "s.zip").stat().st_size > 0
+    semivss("data", "check", world, "--out", tmp_path / "check.png")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_recipe_trains_two_steps(path, tmp_path):
+    from semivss.recipe import load_recipe
+
+    overrides = ["train.steps=2", "train.batch=2", "train.warmup=1", "data.augment.crop=[64, 64]", "train.evaluate_every=5", "data.cache_mb=0"]
+    toy = {"kind": "toy", "toy": {"clips": 1, "frames": 2, "size": [60, 80]}}
+    recipe = load_recipe(path, overrides)
+    data = type(recipe.data).model_validate(recipe.data.model_dump() | {"train": [toy], "val": None, "test": []})
+    train_stage(recipe.model_copy(update={"data": data}), tmp_path)
+    assert (tmp_path / "student/model/config.json").is_file()
