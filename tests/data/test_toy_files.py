@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from semivss.data.palette import colorize
 from semivss.data.toy import toy_dataset, toy_labels
 from semivss.data.toy_files import write_toy, write_vspw
 from semivss.data.vspw import read_vspw
@@ -41,9 +42,11 @@ def test_the_vspw_reader_gives_back_labels_exactly_and_frames_nearly(written):
 
 def test_masks_hold_the_id_plus_one_and_zero_for_no_class(written):
     out, splits = written
-    mask = np.asarray(Image.open(out / "data" / "0000_toy0" / "mask" / "00000001.png"))
+    image = Image.open(out / "data" / "0000_toy0" / "mask" / "00000001.png")
+    mask = np.asarray(image)
     labels = toy_dataset(splits["train"]).clips[0].labels(1)
     np.testing.assert_array_equal(mask, np.where(labels == 255, 0, labels + 1))
+    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), colorize(labels, toy_labels().colors))
     table = json.loads((out / "label_num_dic_final.json").read_text())
     assert table["others"] == "0"
     assert table["wall"] == "1"

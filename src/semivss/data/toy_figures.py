@@ -29,7 +29,7 @@ def tree(rng: np.random.Generator, trunk: Color, foliage: Color, conifer: bool) 
 
 def person(rng: np.random.Generator) -> tuple[Texture, Texture]:
     """Head with torso and arms (0.7 x 1.0 m), and one leg (0.25 x 0.9 m)."""
-    body = canvas_of(rng, 64, 45, sample_color(rng, "paint"), 0.15)
+    body = canvas_of(rng, 64, 45, sample_color(rng, "cloth"), 0.15)
     x, y = np.meshgrid(np.linspace(-0.35, 0.35, 45), np.linspace(0, 1, 64))
     head = (x / 0.11) ** 2 + ((y - 0.14) / 0.14) ** 2 < 1
     torso = (np.abs(x) < 0.15 + 0.09 * (y < 0.85)) & (y > 0.29)
@@ -38,7 +38,7 @@ def person(rng: np.random.Generator) -> tuple[Texture, Texture]:
     arms = torso & (np.abs(x) > 0.16)
     body[arms, :3] *= 0.75
     body[..., 3] = np.where(head | torso, 255, 0)
-    leg = canvas_of(rng, 56, 16, sample_color(rng, "paint") * 0.7, 0.15)
+    leg = canvas_of(rng, 56, 16, sample_color(rng, "cloth") * 0.6, 0.15)
     leg[50:, :, :3] *= 0.4
     return finish(body), finish(leg)
 

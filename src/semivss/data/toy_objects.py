@@ -77,7 +77,7 @@ def house_skins(rng: np.random.Generator, size: tuple[float, float, float], rise
 
 def vehicle(rng: np.random.Generator, kind: Literal["car", "bus"], base: Vector, heading: float, velocity: Vector) -> Parts:
     """A car (4.2 m) or bus (9 m) that moves by `velocity` metres a frame."""
-    color = paint.sample_color(rng, "paint")
+    color = paint.sample_color(rng, kind)
     parts = _car(rng, color, base, heading) if kind == "car" else _bus(rng, color, base, heading)
     return [replace(part, velocity=velocity) for part in parts]
 

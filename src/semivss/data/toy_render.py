@@ -5,6 +5,7 @@ and, in the third place, the inverse depth, which decides what hides what. Drawi
 """
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import cv2
 import numpy as np
@@ -16,6 +17,9 @@ from semivss.data.toy_textures import Texture
 
 _NEAR, _FAR = 0.1, 400.0  # metres: corners nearer than the first are cut before a bounding box is taken; ground ends at the second
 _CORNERS = np.array([[0, 0, 1], [1, 0, 1], [1, 1, 1], [0, 1, 1]], np.float64)
+
+# Of the normal distribution, one for each byte: sensor noise ten times faster than drawing it exactly.
+_QUANTILES = np.array([NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)], np.float32)
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]  # top, bottom, left, right
@@ -190,11 +194,14 @@ def displacement(
     surfaces: Int16[np.ndarray, "h w"], inverses: Matrices, later: Matrices, x: Float64[np.ndarray, "w"], y: Float64[np.ndarray, "h"]
 ) -> Float64[np.ndarray, "2 h w"]:
     """How far what is seen at pixels (x, y) moves until the time of `later`; 0 for a point that gets behind the camera."""
-    moves = (later @ inverses)[surfaces]
-    where = moves[..., 0] * x[:, None] + moves[..., 1] * y[:, None, None] + moves[..., 2]
-    ahead = where[..., 2] > 1e-9
-    scale = 1 / np.where(ahead, where[..., 2], 1)
-    return np.stack([np.where(ahead, where[..., 0] * scale - x, 0), np.where(ahead, where[..., 1] * scale - y[:, None], 0)])
+    moves = later @ inverses
+    right, down, depth = (
+        np.take(row[:, 0], surfaces) * x + np.take(row[:, 1], surfaces) * y[:, None] + np.take(row[:, 2], surfaces)
+        for row in moves.transpose(1, 0, 2)
+    )
+    ahead = depth > 1e-9
+    scale = 1 / np.where(ahead, depth, 1)
+    return np.stack([np.where(ahead, right * scale - x, 0), np.where(ahead, down * scale - y[:, None], 0)])
 
 
 def flow_between(scene: Scene, raster: Raster, time: Number) -> Float32[np.ndarray, "2 H W"]:
@@ -230,7 +237,7 @@ def expose(scene: Scene, raster: Raster, time: Number, rng: np.random.Generator)
     image = _motion_blur(scene, raster, time, cv2.GaussianBlur(image, (0, 0), max(sigma, 0.35)))
     image *= (light.gain / 255).astype(np.float32)
     image = cv2.pow(np.maximum(image, 0, out=image), light.gamma)
-    grain = rng.standard_normal(image.shape, np.float32)
+    grain = _QUANTILES[np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape)]
     grain *= cv2.sqrt(np.float32(light.read_noise**2) + np.float32(light.shot_noise**2) * image)
     image *= 255
     image += grain

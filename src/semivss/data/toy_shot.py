@@ -45,9 +45,9 @@ def light_up(rng: np.random.Generator) -> tuple[Light, paint.Texture]:
         "noon": ((0.85, 0.83, 0.78), (0.42, 0.44, 0.5), (70, 120, 205), (175, 205, 235)),
         "low": ((1.05, 0.8, 0.5), (0.36, 0.36, 0.44), (95, 125, 185), (240, 200, 150)),
         "overcast": ((0.0, 0.0, 0.0), (0.78, 0.8, 0.84), (165, 170, 180), (215, 218, 222)),
-        "dusk": ((0.0, 0.0, 0.0), (0.42, 0.42, 0.55), (45, 55, 95), (190, 130, 110)),
+        "dusk": ((0.0, 0.0, 0.0), (0.55, 0.54, 0.64), (45, 55, 95), (190, 130, 110)),
     }[str(hour)]
-    tint = rng.uniform(0.88, 1.12, (2, 3))
+    tint = rng.uniform(0.92, 1.08, (2, 3))
     top, low = np.array(zenith) * tint[0], np.array(horizon) * tint[1]
     cloud = np.array([250, 250, 250]) * (0.9 if hour == "noon" else 0.8 if hour == "low" else 0.62 if hour == "overcast" else 0.4)
     cover = rng.uniform(0.1, 0.7) if hour != "overcast" else rng.uniform(0.5, 1)
@@ -57,7 +57,7 @@ def light_up(rng: np.random.Generator) -> tuple[Light, paint.Texture]:
         ambient=np.array(ambient) * rng.uniform(0.85, 1.15),
         haze=low,
         density=float(np.exp(rng.uniform(np.log(0.0008), np.log(0.006)))),
-        gain=rng.uniform(0.85, 1.25) * rng.uniform(0.92, 1.08, 3),
+        gain=rng.uniform(0.85, 1.25) * rng.uniform(0.95, 1.05, 3),
         gamma=rng.uniform(0.88, 1.12),
         shutter=rng.uniform(0.1, 0.7),
         softness=rng.uniform(0.4, 1.0),

@@ -21,8 +21,8 @@ GROUND_TILE = 256  # texels of a side of the repeated ground tiles
 # (hue, saturation, value): the middle and how far it goes to either side
 _COLORS = {
     "road": ((0.6, 0.05, 0.34), (0.1, 0.05, 0.16)),
-    "path": ((0.07, 0.22, 0.66), (0.05, 0.18, 0.2)),
-    "ground": ((0.08, 0.45, 0.55), (0.04, 0.2, 0.2)),
+    "path": ((0.07, 0.16, 0.68), (0.05, 0.15, 0.18)),
+    "ground": ((0.08, 0.48, 0.52), (0.04, 0.18, 0.2)),
     "grass": ((0.26, 0.55, 0.46), (0.1, 0.2, 0.17)),
     "foliage": ((0.27, 0.45, 0.36), (0.16, 0.2, 0.16)),
     "building": ((0.08, 0.18, 0.6), (0.06, 0.18, 0.22)),
@@ -30,17 +30,25 @@ _COLORS = {
     "wall": ((0.05, 0.35, 0.5), (0.06, 0.3, 0.22)),
     "cool": ((0.58, 0.2, 0.6), (0.07, 0.15, 0.25)),
     "roof": ((0.03, 0.5, 0.42), (0.05, 0.25, 0.18)),
-    "paint": ((0.5, 0.45, 0.55), (0.5, 0.42, 0.38)),
+    "car": ((0.6, 0.12, 0.5), (0.5, 0.12, 0.4)),
+    "bus": ((0.5, 0.65, 0.68), (0.5, 0.2, 0.22)),
+    "cloth": ((0.5, 0.7, 0.7), (0.5, 0.28, 0.28)),
+    "paint": ((0.5, 0.45, 0.55), (0.5, 0.42, 0.38)),  # of anything, which may mislead
     "skin": ((0.065, 0.45, 0.62), (0.025, 0.15, 0.27)),
 }
-_TYPICAL = 0.7  # share of the colours that stay in the inner half of their range
+_TYPICAL = 0.75  # share of the colours that stay in the inner half of their range
+_STRANGE = 0.25  # share of cars, buses and clothes that are painted like anything
 
 
 def sample_color(rng: np.random.Generator, kind: str) -> Color:
     """A colour of the kind, RGB in 0..255."""
+    if kind in ("car", "bus", "cloth") and rng.random() < _STRANGE:
+        kind = "paint"
     middle, reach = np.array(_COLORS[kind])
-    spread = 0.5 if rng.random() < _TYPICAL and kind != "paint" else 1.0
-    hue, saturation, value = middle + spread * reach * rng.uniform(-1, 1, 3)
+    shades = rng.uniform(-1, 1, 3) * (0.5 if rng.random() < _TYPICAL else 1.0)
+    if kind in ("car", "bus", "cloth", "paint"):
+        shades[0] = rng.uniform(-1, 1)  # any hue
+    hue, saturation, value = middle + reach * shades
     return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), np.float32) * 255
 
 
@@ -203,7 +211,7 @@ def ground_tiles(rng: np.random.Generator) -> tuple[Texture, Texture]:
     )
     strength = rng.uniform((0.5, 0.3, 0.35, 0.2), (1.0, 0.7, 0.8, 0.5))
     fine = np.stack([noise * weight for noise, weight in zip(grain, strength, strict=True)], -1)
-    if rng.random() < 0.65:  # slabs or bricks
+    if rng.random() < 0.8:  # slabs or bricks
         rows, columns = np.arange(size)[:, None], np.arange(size)[None]
         step = int(rng.choice([16, 32, 64]))
         joint = (rows % step < 2) | ((columns + step * (rows // step % 2)) % (2 * step) < 2)

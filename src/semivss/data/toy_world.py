@@ -142,7 +142,7 @@ def _garden_wall(rng: np.random.Generator, side: int, yard: tuple[float, float],
     own_side = float(camera.position[0]) * side
     if own_side > x - 1 or (own_side > 0 and rng.random() < 0.4):
         return []
-    width, height = rng.uniform(6, 11), rng.uniform(1.1, 2.6)
+    width, height = rng.uniform(6, 11), rng.uniform(1.3, 2.8)
     face = pyramid(paint.facade(rng, "wall", width, height))
     top = pyramid(paint.plain(rng, paint.sample_color(rng, "wall")))
     piece = box(ID["wall"], point(side * x, 0), side * np.pi / 2, (0.3, width, height), face, top, top)
