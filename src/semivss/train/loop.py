@@ -1,15 +1,11 @@
 """A recipe in, a trained model folder out: the training loop, on one process or several, that can be stopped anywhere and goes on."""
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
 from semivss.atomic import atomic_json
@@ -30,6 +26,7 @@ from semivss.train.interrupt import Interrupt
 from semivss.train.journal import Journal
 from semivss.train.optim import build_optimizer, learning_rate, set_learning_rate
 from semivss.train.panels import save_panel
+from semivss.train.processes import locked, start_fabric
 from semivss.train.steps import WEIGHTS, Objective, StepResult, agree, check_patience, seed_of, train_step
 
 
@@ -65,7 +62,11 @@ def train(recipe: Recipe, out: Path, *, resume: bool = True) -> None:
         run = Run(recipe, out, fabric, interrupt)
         if resume:
             run.load()
-        run.loop()
+        try:
+            run.loop()
+        except torch.OutOfMemoryError as error:
+            remedy = 'lower train.batch (and raise train.accumulate), lower data.augment.crop, or set train.precision to "bf16"'
+            raise SemivssError(f"{recipe.name}: out of memory in step {run.counters.step + 1}; {remedy}") from error
         run.close()
         interrupt.leave()
 
@@ -233,44 +234,6 @@ def pooled(fabric: Fabric, confusion: Confusion) -> Confusion:
     """The sum of all processes' counts, on all of them."""
     counts = fabric.all_reduce(torch.from_numpy(confusion.counts).to(fabric.device), reduce_op="sum")
     return Confusion(confusion.num_classes, counts.cpu().numpy())
-
-
-def start_fabric(recipe: Recipe) -> Fabric:
-    """Devices, processes and precision: all GPUs of the machine, else the CPU; under torchrun the processes it started."""
-    if recipe.train.threads is not None:
-        torch.set_num_threads(recipe.train.threads)
-    processes = os.environ.get("LOCAL_WORLD_SIZE")
-    fabric = Fabric(
-        accelerator="auto",
-        strategy="ddp" if processes else "auto",
-        devices=int(processes) if processes else ("auto" if torch.cuda.is_available() else 1),
-        num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // int(processes) if processes else 1,
-        precision="bf16-mixed" if recipe.train.precision == "bf16" else "32-true",
-    )
-    fabric.launch()
-    return fabric
-
-
-@contextmanager
-def locked(out: Path, fabric: Fabric) -> Iterator[None]:
-    """Hold the folder for this run. Raises SemivssError when another process does, or when it cannot be made."""
-    if not fabric.is_global_zero:
-        yield
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise SemivssError(f"{out}: another process is training into this folder; wait for it, or use another --out") from error
-    except OSError as error:
-        raise SemivssError(f"{out}: cannot be used as output folder ({error.strerror}); choose another place with --out") from error
-    try:
-        for rest in out.rglob(".*.tmp"):  # of writers that were killed; none can be alive while the lock is ours
-            rest.unlink(missing_ok=True)
-        yield
-    finally:
-        lock.release()
 
 
 def _same_classes(first: VideoDataset, other: VideoDataset) -> None:

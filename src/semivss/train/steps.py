@@ -91,7 +91,7 @@ def check_patience(result: StepResult, in_a_row: int) -> None:
         shown = ", ".join(result.ids[:8]) + (f" and {len(result.ids) - 8} more" if len(result.ids) > 8 else "")
         raise SemivssError(
             f"{in_a_row} steps in a row had a loss or gradient that is not finite, the last one on {shown}; "
-            "lower train.lr, set train.clip, use train.precision=32, or look at these samples"
+            'lower train.lr, set train.clip, set train.precision to "32", or look at these samples'
         )
 
 

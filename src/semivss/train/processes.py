@@ -1,0 +1,51 @@
+"""A recipe in, the processes and devices that train it out; and an output folder that belongs to one run at a time."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from lightning_fabric import Fabric
+
+from semivss.errors import SemivssError
+from semivss.recipe import Recipe
+
+
+def start_fabric(recipe: Recipe) -> Fabric:
+    """Devices, processes and precision: all GPUs of the machine, else the CPU; under torchrun the processes it started."""
+    if recipe.train.threads is not None:
+        torch.set_num_threads(recipe.train.threads)
+    processes = os.environ.get("LOCAL_WORLD_SIZE")
+    fabric = Fabric(
+        accelerator="auto",
+        strategy="ddp" if processes else "auto",
+        devices=int(processes) if processes else ("auto" if torch.cuda.is_available() else 1),
+        num_nodes=int(os.environ.get("WORLD_SIZE", "1")) // int(processes) if processes else 1,
+        precision="bf16-mixed" if recipe.train.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+@contextmanager
+def locked(out: Path, fabric: Fabric) -> Iterator[None]:
+    """Hold the folder for this run. Raises SemivssError when another process does, or when it cannot be made."""
+    if not fabric.is_global_zero:
+        yield
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SemivssError(f"{out}: another process is training into this folder; wait for it, or use another --out") from error
+    except OSError as error:
+        raise SemivssError(f"{out}: cannot be used as output folder ({error.strerror}); choose another place with --out") from error
+    try:
+        for rest in out.rglob(".*.tmp"):  # of writers that were killed; none can be alive while the lock is ours
+            rest.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
