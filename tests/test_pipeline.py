@@ -60,6 +60,21 @@ def test_other_settings_are_named_and_not_used_silently(finished):
     assert "\n" not in str(caught.value)
 
 
+def test_settings_that_change_no_weight_keep_the_trained_model(finished):
+    before = (finished / "student/model/model.safetensors").stat().st_mtime_ns
+    train_stage(demo_recipe([*SMALL, "data.workers=1", "data.cache_mb=1", "data.test.0.toy.clips=2"]), finished)
+    assert (finished / "student/model/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_stage_that_failed_before_it_wrote_anything_takes_other_settings(tmp_path):
+    with pytest.raises(SemivssError, match="nowhere"):
+        train_stage(demo_recipe([*SMALL, "data.val.kind=vspw", "data.val.path=nowhere"]), tmp_path)
+    train_stage(demo_recipe(SMALL), tmp_path)
+    with pytest.raises(SemivssError, match="--again"):
+        train_stage(demo_recipe([*SMALL, "train.seed=1"]), tmp_path)
+    train_stage(demo_recipe([*SMALL, "train.seed=1"]), tmp_path, again=True)
+
+
 def test_other_views_redo_only_the_prediction_when_asked(finished, tmp_path):
     recipe = demo_recipe([*SMALL, "predict.views.scales=[1.0]", "predict.views.flip=false", "predict.overlay=none"])
     weights = (finished / "student/model/model.safetensors").stat().st_mtime_ns
@@ -96,7 +111,9 @@ def test_commands_work_on_what_a_run_left(finished, tmp_path):
 
     world, predictions = tmp_path / "world", tmp_path / "predictions"
     semivss("data", "toy", world, "--clips", 1, "--frames", 2, "--size", "60x80")
-    semivss("predict", finished, finished, world, "--split", "test", "--out", predictions, "--weights", "2,1", "--flip", "--overlay", "none")
+    semivss(
+        "predict", finished, finished, world, "--split", "test", "--out", predictions, "--weights", "2,1", "--flip", "--overlay", "none"
+    )
     assert "mIoU" in semivss("score", predictions, world, "--split", "test", "--json", tmp_path / "scores.json")
     assert 0 <= json.loads((tmp_path / "scores.json").read_text())["miou"] <= 1
     semivss("submit", predictions, world, "--out", tmp_path / "s.zip")
@@ -108,7 +125,14 @@ def test_commands_work_on_what_a_run_left(finished, tmp_path):
 def test_shipped_recipe_trains_two_steps(path, tmp_path):
     from semivss.recipe import load_recipe
 
-    overrides = ["train.steps=2", "train.batch=2", "train.warmup=1", "data.augment.crop=[64, 64]", "train.evaluate_every=5", "data.cache_mb=0"]
+    overrides = [
+        "train.steps=2",
+        "train.batch=2",
+        "train.warmup=1",
+        "data.augment.crop=[64, 64]",
+        "train.evaluate_every=5",
+        "data.cache_mb=0",
+    ]
     toy = {"kind": "toy", "toy": {"clips": 1, "frames": 2, "size": [60, 80]}}
     recipe = load_recipe(path, overrides)
     data = type(recipe.data).model_validate(recipe.data.model_dump() | {"train": [toy], "val": None, "test": []})

@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from semivss.errors import SemivssError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # error numbers of a disk, quota or file size that is used up
 
 
 @contextlib.contextmanager
@@ -70,5 +70,5 @@ def _sync_folder(folder: Path) -> None:
 
 def write_error(path: Path, error: OSError) -> SemivssError:
     """What to tell when writing `path` met `error`."""
-    remedy = "free space there and run the same command again" if error.errno in _FULL else "choose another place with --out"
+    remedy = "free space there and run the same command again" if error.errno in FULL else "choose another place with --out"
     return SemivssError(f"{path}: cannot write ({error.strerror}); what was there before is intact; {remedy}")

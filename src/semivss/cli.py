@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from semivss.atomic import FULL
 from semivss.errors import SemivssError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app.add_typer(data, name="data")
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe.", metavar="RECIPE")]
 Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", help="Change a setting: -o train.steps=100.", metavar="KEY=VALUE")]
+Again = Annotated[bool, typer.Option("--again", help="Redo finished stages whose settings changed.")]
 Policy = Annotated[
     Literal["strict", "skip", "ignore"], typer.Option(help="Damaged files: stop, leave the frame out, or use what is sound.")
 ]
@@ -44,7 +46,7 @@ def options(version: Annotated[bool, typer.Option("--version", help="Print the v
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
     override: Overrides = None,
-    again: Annotated[bool, typer.Option("--again", help="Redo finished stages whose settings changed.")] = False,
+    again: Again = False,
 ) -> None:
     """Train, predict, score and report on a generated toy world. Needs no data."""
     from semivss.pipeline import demo_recipe, run
@@ -57,7 +59,7 @@ def run_stages(
     recipe: RecipePath,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/<recipe name> by default.")] = None,
     override: Overrides = None,
-    again: Annotated[bool, typer.Option("--again", help="Redo finished stages whose settings changed.")] = False,
+    again: Again = False,
 ) -> None:
     """All stages of a recipe: train, predict, score, report. Finished stages are skipped."""
     from semivss.pipeline import run
@@ -72,13 +74,14 @@ def train(
     recipe: RecipePath,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/<recipe name> by default.")] = None,
     override: Overrides = None,
+    again: Annotated[bool, typer.Option("--again", help="Train from the start if the settings changed.")] = False,
 ) -> None:
     """Train a recipe's model; the same command resumes exactly where it stopped."""
     from semivss.pipeline import train_stage
     from semivss.recipe import load_recipe
 
     resolved = load_recipe(recipe, override or [])
-    train_stage(resolved, out or Path("runs") / resolved.name)
+    train_stage(resolved, out or Path("runs") / resolved.name, again=again)
 
 
 @app.command()
@@ -209,7 +212,7 @@ def data_toy(
     """Generate a toy world with exact masks, as files."""
     from semivss.data.toy_files import write_toy
 
-    shape = _size("size", size)
+    shape = _size("--size", size)
     assert shape is not None
     write_toy(out, clips=clips, frames=frames, size=shape, seed=seed, flow=flow)
 
@@ -259,6 +262,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output left, as `semivss show | head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
+        if error.filename is None and error.errno in FULL:  # of a library that does not say which file it was
+            _fail(f"cannot write ({error.strerror}); what is written stays; free space and run the same command again", 2)
         if error.filename is None:
             raise
         _fail(f"{error.filename}: {error.strerror}; mend the path or its permissions", 2)

@@ -41,9 +41,10 @@ def run(recipe: Recipe, out: Path, *, again: bool = False) -> None:
 
 def train_stage(recipe: Recipe, out: Path, *, again: bool = False) -> None:
     """Train into `out`/student, or go on where an earlier call was stopped."""
+    from semivss.train.checkpoint import FREE
     from semivss.train.loop import train
 
-    stage = Stage("train", out / "student", _flat(recipe.model_dump(mode="json", include={"data", "model", "train"})))
+    stage = Stage("train", out / "student", _flat(recipe.model_dump(mode="json", exclude=FREE)))
     if stage.is_done(again):
         return
     atomic_bytes(out / "recipe.toml", dump_recipe(recipe).encode())
@@ -169,14 +170,19 @@ class Stage:
             if state["finished"]:
                 say(f"{self.name}: done before, skipped ({self.folder})")
             return bool(state["finished"])
-        if not again:
+        if not (again or self._is_bare()):
             raise SemivssError(
                 f"{self.folder}: stage {self.name} was made with other inputs ({changed}); add --again to redo it, or use another --out"
             )
-        say(f"{self.name}: made anew, because of {changed}")
-        shutil.rmtree(self.folder)
+        if not self._is_bare():
+            say(f"{self.name}: made anew, because of {changed}")
+            shutil.rmtree(self.folder)
         self._write(finished=False)
         return False
+
+    def _is_bare(self) -> bool:
+        """Whether the stage failed before it wrote anything, as with a wrong path in the recipe: then nothing can be lost."""
+        return all(entry.name == "stamp.json" or entry.name.startswith(".") for entry in self.folder.iterdir())
 
     def finish(self) -> None:
         """Mark the folder as complete."""
