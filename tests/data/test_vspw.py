@@ -55,6 +55,16 @@ def test_clips_follow_the_list_and_frames_their_names(root):
     assert [stem for stem, _ in dataset.clips[1].stream()] == ["00000009", "00000010"]
 
 
+def test_a_video_without_any_mask_among_labelled_ones_is_recorded(root):
+    folder = root / "data" / "1_-x_y-" / "mask"
+    for path in folder.iterdir():
+        path.unlink()
+    assert read_vspw(root, "train").defects == {"missing_mask": [str(folder)]}
+    assert read_vspw(root, "test").defects == {}
+    (root / "few.txt").write_text("1_abc\n")
+    assert read_vspw(root, "train", labelled="few.txt").defects == {}
+
+
 def test_the_mask_encoding(root):
     labels = read_vspw(root, "train").clips[0].labels(0)
     assert labels.dtype == np.uint8

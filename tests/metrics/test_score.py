@@ -182,7 +182,25 @@ def test_damaged_truth_follows_the_policy(world):
     scores = score_folder(predictions, dataset, SETTINGS, policy="skip")
     assert scores.frames == 8
     assert scores.defects == {"zero_byte": 1}
-    assert "damaged masks: zero_byte 1" in _text(scores)
+    assert "defects of the data set: zero_byte 1" in _text(scores)
+
+
+def test_masks_that_the_reader_missed_are_counted(world):
+    predictions, dataset, _ = world
+    found = VideoDataset(dataset.name, CLASSES, dataset.clips, {"missing_mask": ["gt/1_a/00000050.png"]})
+    assert score_folder(predictions, found, SETTINGS).defects == {"missing_mask": 1}
+
+
+def test_predictions_of_other_classes_are_refused(world):
+    predictions, dataset, _ = world
+    atomic_json(predictions / "manifest.json", {"classes": list(CLASSES.names)})
+    score_folder(predictions, dataset, SETTINGS)
+    atomic_json(predictions / "manifest.json", {"classes": ["car", "wall", "sky"]})
+    with pytest.raises(DataError, match=r"manifest\.json: predictions of 3 classes \(car, wall, sky, \.\.\.\).*; bring them"):
+        score_folder(predictions, dataset, SETTINGS)
+    (predictions / "manifest.json").write_text("[]")
+    with pytest.raises(DataError, match=r"manifest\.json: not readable"):
+        score_folder(predictions, dataset, SETTINGS)
 
 
 def test_a_set_without_masks_cannot_be_scored(world):

@@ -5,7 +5,7 @@ Layout: ``<root>/{train,val,test}.txt`` (one video a line), ``<root>/data/<video
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def read_vspw(root: Path, split: str, *, labelled: str | None = None, policy: Po
     """Open one split; frames and masks are read later.
 
     The frames of a video are those in its frame folder. A frame without a mask is kept as unlabelled, a mask without a frame is left
-    out; where the video has masks at all, both are listed in `defects`. The EXIF orientation of frames is not applied.
+    out; where the split has masks at all, both are listed in `defects`. The EXIF orientation of frames is not applied.
 
     Args:
         root: the folder that holds `data/`.
@@ -46,6 +46,8 @@ def read_vspw(root: Path, split: str, *, labelled: str | None = None, policy: Po
     clips = tuple(clip for video in selection.videos if (clip := _clip(root, video, selection, allowed, reader, defects)))
     if not clips:
         raise DataError(f"{root}: no frames in split {split}; expected pictures in data/<video>/origin")
+    if allowed is None:
+        _check_masks(root, clips, defects)
     _check_selection(selection, {clip.name: clip.stems for clip in clips}, defects)
     if allowed:
         _check_labelled(allowed, {clip.name: clip for clip in clips}, defects)
@@ -116,6 +118,13 @@ def _compare(
     for stem in sorted(masks.keys() - frames.keys()):
         if selection.allows(video, stem):
             defects.note("missing_frame", masks[stem])
+
+
+def _check_masks(root: Path, clips: Sequence[FileClip], defects: _Defects) -> None:
+    """Record videos without a single mask, unless no video has one, as in the test split."""
+    bare = [clip for clip in clips if not any(clip.masks)]
+    for clip in bare if len(bare) < len(clips) else ():
+        defects.note("missing_mask", root / "data" / clip.name / "mask")
 
 
 def _check_selection(selection: Selection, present: Mapping[str, tuple[str, ...]], defects: _Defects) -> None:

@@ -1,5 +1,6 @@
 """A folder of predictions and a data set with masks in, every score out, one frame in memory at a time."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -34,12 +35,14 @@ def score_folder(
         missing: "wrong" scores the pixels of missing predictions as wrong instead of stopping.
 
     Raises:
-        DataError: there is no labelled frame, or a prediction is missing, unreadable or of another size than its mask.
+        DataError: there is no labelled frame; the predictions' manifest names other classes; or a prediction is missing, unreadable or
+            of another size than its mask.
     """
     frames = [(clip, [index for index in range(len(clip.stems)) if clip.is_labelled(index)]) for clip in dataset.clips]
     total = sum(len(indices) for _, indices in frames)
     if not total:
         raise DataError(f"data set {dataset.name}: no frame has a mask to score against; choose a split or a set with masks")
+    _check_classes(predictions / "manifest.json", dataset)
     gone = _missing(predictions, frames)
     if gone and missing == "error":
         raise DataError(_missing_line(predictions, gone, total))
@@ -48,6 +51,20 @@ def score_folder(
     for _ in track(steps, f"scoring {dataset.name}", total=total):
         pass
     return run.scores(tuple(gone))
+
+
+def _check_classes(manifest: Path, dataset: VideoDataset) -> None:
+    """Ids of other classes would be compared without a sign. Predictions from elsewhere have no such manifest: taken as they are."""
+    if not manifest.is_file():
+        return
+    try:
+        classes = tuple(json.loads(manifest.read_bytes()).get("classes", dataset.label_set.names))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"{manifest}: not readable as a manifest of predictions; run predict again, or remove it") from error
+    if classes != dataset.label_set.names:
+        theirs, ours = f"{len(classes)} classes ({', '.join(classes[:3])}, ...)", f"{len(dataset.label_set)} of {dataset.label_set.name}"
+        remedy = "bring them to its classes with `semivss data remap --source-ids`, or score against the model's own data"
+        raise DataError(f"{manifest}: predictions of {theirs}, but {dataset.name} has the {ours}; {remedy}")
 
 
 def _missing(predictions: Path, frames: list[tuple[Clip, list[int]]]) -> list[str]:
@@ -74,7 +91,7 @@ class _Run:
         self.videos: list[VideoScores] = []
         self.windows: dict[int, tuple[list[float | None], list[float | None]]] = {n: ([], []) for n in settings.vc}
         self.missing_pixels = 0
-        self.defects = DefectCounter()
+        self.defects = DefectCounter(dataset.defects)
 
     def video(self, clip: Clip, indices: list[int]) -> Iterator[None]:
         """Score one video, a step a frame."""

@@ -58,7 +58,7 @@ class Scores:
     invalid_ignored_pixels: int  # ignored pixels whose prediction is no class: free
     missing: tuple[str, ...]  # <video>/<stem> without a prediction, counted as wrong
     missing_pixels: int  # labelled pixels of these
-    defects: Mapping[str, int] = field(default_factory=dict)  # kind -> masks that the policy left out
+    defects: Mapping[str, int] = field(default_factory=dict)  # kind -> files: masks that are missing or that the policy left out
     confusion: Int64[np.ndarray, "C1 C1"] | None = field(default=None, compare=False)  # as `Confusion.counts`
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def notes(scores: Scores) -> Iterator[str]:
         some = ", ".join(scores.missing[:5]) + (f" and {len(scores.missing) - 5} more" if len(scores.missing) > 5 else "")
         yield f"{len(scores.missing)} predictions are missing, their {scores.missing_pixels} labelled pixels count as wrong: {some}."
     if scores.defects:
-        yield "damaged masks: " + ", ".join(f"{kind} {count}" for kind, count in scores.defects.items()) + "."
+        yield "defects of the data set: " + ", ".join(f"{kind} {count}" for kind, count in scores.defects.items()) + "."
 
 
 def _table(*columns: str) -> "Table":
