@@ -193,11 +193,15 @@ def data_remap(
     out: Annotated[Path, typer.Argument(help="Folder for the remapped PNGs.")],
     name: Annotated[str, typer.Option("--map", help="Shipped label map, such as ade20k150_to_vspw124.")],
     encoding: Annotated[Literal["ids", "vspw"], typer.Option(help="ids: 0..C-1 and 255; vspw: id + 1 and 0.")] = "ids",
+    source_ids: Annotated[
+        bool,
+        typer.Option("--source-ids", help="The masks hold ids 0..C-1 and 255, as predictions do, not the values of the data set's files."),
+    ] = False,
 ) -> None:
     """Turn a tree of masks into another label set, once and for all."""
     from semivss.data.remap import remap_tree
 
-    remap_tree(source, out, name, encoding=encoding)
+    remap_tree(source, out, name, encoding=encoding, source_ids=source_ids)
 
 
 @data.command("toy")
@@ -223,6 +227,10 @@ def data_import(
     out: Annotated[Path, typer.Argument(help="New data set folder.")],
     masks: Annotated[Path | None, typer.Option(help="Folder of masks, for a folder of frames.")] = None,
     classes: Annotated[Path | None, typer.Option(help="Class list: one name a line, 'name: r,g,b', or JSON id2label.")] = None,
+    offset: Annotated[
+        int | None,
+        typer.Option(min=0, max=255, help="Mask value of the first class; what is smaller is ignored. By default as the masks say."),
+    ] = None,
     frames: Annotated[Path | None, typer.Option(help="Folder of frames, for a CVAT zip that has none.")] = None,
     background_class: Annotated[bool, typer.Option("--background-class", help="CVAT: keep 'background' as a class of its own.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing description.")] = False,
@@ -230,7 +238,7 @@ def data_import(
     """Make own frames and masks, a CVAT export or bare videos a data set, without code."""
     from semivss.data.importer import import_any
 
-    import_any(source, out, masks=masks, classes=classes, frames=frames, background_class=background_class, force=force)
+    import_any(source, out, masks=masks, classes=classes, offset=offset, frames=frames, background_class=background_class, force=force)
 
 
 def _size(option: str, text: str | None) -> tuple[int, int] | None:

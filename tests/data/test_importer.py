@@ -75,6 +75,18 @@ def test_palette_masks_are_ids_unless_their_colours_are_the_classes(tmp_path):
         np.testing.assert_array_equal(read_folder(tmp_path / f"{kind}_out", "train").clips[0].labels(0), ids(0))
 
 
+def test_masks_that_fit_two_readings_need_an_offset(tmp_path):
+    own = write_own(tmp_path / "own", videos=("a",), frames=1)
+    save(own / "masks" / "a" / "0000.png", np.where(ids(0) == 0, 1, ids(0)))  # 1, 2 and 255 of three classes
+    with pytest.raises(DataError, match=r"0000\.png: the masks hold 1 to 2 and never 0, so 'road' .*--offset 0 or --offset 1"):
+        import_any(own / "frames", tmp_path / "out", masks=own / "masks", classes=own / "classes.txt")
+    for offset in (0, 1):
+        out = tmp_path / f"out{offset}"
+        import_any(own / "frames", out, masks=own / "masks", classes=own / "classes.txt", offset=offset)
+        labels = read_folder(out, "train").clips[0].labels(0)
+        assert set(np.unique(labels)) == {1 - offset, 2 - offset, 255}
+
+
 def test_frames_alone_are_unlabelled(tmp_path):
     own = write_own(tmp_path / "own")
     import_any(own / "frames", tmp_path / "out")

@@ -27,6 +27,7 @@ def import_any(
     *,
     masks: Path | None = None,
     classes: Path | None = None,
+    offset: int | None = None,
     frames: Path | None = None,
     background_class: bool = False,
     force: bool = False,
@@ -44,8 +45,8 @@ def import_any(
 
         return import_cvat(source, frames, out, background_class=background_class, force=force)
     if source.is_file() or (_videos(source) and not _has_pictures(source)):
-        return import_videos(source, out, masks=masks, classes=classes, force=force)
-    return import_frames(source, masks, classes, out, force=force)
+        return import_videos(source, out, masks=masks, classes=classes, offset=offset, force=force)
+    return import_frames(source, masks, classes, out, offset=offset, force=force)
 
 
 def import_frames(
@@ -58,7 +59,7 @@ def import_frames(
         masks: the same tree with .png files: ids in grey or palette PNGs, or colours. None = all unlabelled.
         classes: the class list (`read_class_list`); needed with masks.
         out: the new folder for dataset.toml.
-        offset: mask value of the first class; none = 0, or 1 where the largest value says so.
+        offset: mask value of the first class; none = 0, or 1 where the largest value says so, and an error where both fit.
         force: replace an existing description.
 
     Raises:
@@ -174,6 +175,9 @@ def _by_color(survey: _Survey, rows: tuple[ClassRow, ...], classes: Path | None)
 def _by_id(survey: _Survey, rows: tuple[ClassRow, ...], classes: Path | None, offset: int | None) -> Masks:
     values = set(survey.ids) - {255}
     highest = max(values, default=0)
+    if offset is None and values and 0 not in values and highest < len(rows):
+        detail = f"the masks hold {min(values)} to {highest} and never 0, so {rows[0].name!r} may be value 0 or value 1"
+        raise DefectError(survey.ids[highest], "offset", detail, "say which with --offset 0 or --offset 1")
     first = offset if offset is not None else int(highest == len(rows))
     if highest - first >= len(rows):
         detail = f"mask value {highest} stands for no class: {classes} lists {len(rows)}"
