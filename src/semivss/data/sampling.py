@@ -56,7 +56,7 @@ class Units:
         """A unit drawn independently, for a sample whose first choice turned out damaged."""
         return self.units[min(int(np.searchsorted(self._edges, generator.random(), side="right")), len(self.units) - 1)]
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - lives as long as the loader; two epochs meet inside a batch
+    @functools.lru_cache(maxsize=16)  # noqa: B019 - shared by all sources, which live as long as the loader; two epochs meet in a batch
     def _epoch(self, epoch: int) -> tuple[Int64[np.ndarray, "N"], float]:
         generator = np.random.default_rng((*self._seed, epoch))
         # The shift stays off 0 and 1, so that rounding never moves a point of equal weights over its edge.
