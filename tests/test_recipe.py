@@ -1,5 +1,6 @@
 """Recipes: strict reading, overrides, round trip; every shipped recipe resolves without its data."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,20 @@ def test_overrides_reach_values_lists_and_words(tmp_path):
 @pytest.mark.parametrize("override", ["train.steps", "=5", "data.train.4.split=val", "data.train.a=1", "name.x=1", "train.stops=3"])
 def test_bad_overrides_are_recipe_errors(tmp_path, override):
     message(tmp_path, MINIMAL, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.steps=true", "valid integer"),
+        ("train.steps='100'", "valid integer"),
+        ("train.lr=inf", "finite"),
+        ("data.augment.flip='yes'", "valid number"),
+        ("data.augment.scale=[2.0, 0.5]", r"smaller one first, got \[2.0, 0.5\]"),
+    ],
+)
+def test_values_of_another_type_are_not_guessed(tmp_path, override, words):
+    assert re.search(words, message(tmp_path, MINIMAL, override))
 
 
 def test_variables_in_paths_are_filled_when_the_data_is_opened(tmp_path, monkeypatch):

@@ -8,20 +8,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import to_json
 
 from semivss.errors import RecipeError
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Positive, Positive]  # height, width
-Range = tuple[float, float]
+
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= value[0] <= value[1]:
+        raise ValueError(f"needs two numbers from 0 on, the smaller one first, got {list(value)}")
+    return value
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
 class Settings(BaseModel):
-    """Base of all sections: frozen, and an unknown key is an error."""
+    """Base of all sections: frozen, and an unknown key or an infinite number is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Section = TypeVar("Section", bound=Settings)
@@ -245,7 +254,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 def parse_recipe(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Check a nested mapping. Raises RecipeError as `load_recipe` does."""
     try:
-        return Recipe.model_validate(tree)
+        return _strictly(Recipe, tree)
     except ValidationError as error:
         raise RecipeError(f"{where}: {_explain(error, Recipe)}") from error
 
@@ -253,9 +262,14 @@ def parse_recipe(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
 def checked(section: type[Section], where: str, /, **values: Any) -> Section:
     """One section from given values. Raises RecipeError in one line, as a recipe would."""
     try:
-        return section.model_validate(values)
+        return _strictly(section, values)
     except ValidationError as error:
         raise RecipeError(f"{where}: {_explain(error, section)}") from error
+
+
+def _strictly(section: type[Section], tree: Mapping[str, Any]) -> Section:
+    """No guessing of types: true is no number and "3" neither. As JSON, since a list is the only form of a tuple there."""
+    return section.model_validate_json(to_json(tree), strict=True)
 
 
 def evaluation_sets(recipe: Recipe) -> dict[str, Source]:
