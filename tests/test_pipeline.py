@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from semivss.errors import SemivssError
-from semivss.pipeline import Stage, demo_recipe, model_folder, predict_stage, run, score_stage, train_stage
+from semivss.pipeline import Stage, demo_recipe, model_folder, models_and_inputs, predict_stage, run, score_stage, train_stage
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -101,6 +101,14 @@ def test_model_folder_is_found_in_a_run(finished, tmp_path):
     assert model_folder(finished) == model_folder(finished / "student") == finished / "student" / "model"
     with pytest.raises(SemivssError, match="no model there"):
         model_folder(tmp_path)
+
+
+def test_leading_model_folders_are_the_ensemble_and_the_rest_is_input(finished, tmp_path):
+    model, films = finished / "student" / "model", [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    assert models_and_inputs([finished, *films]) == ([finished], films)
+    assert models_and_inputs([finished, model, films[0]]) == ([finished, model], films[:1])
+    assert models_and_inputs([model, finished]) == ([model], [finished])
+    assert models_and_inputs(films) == (films[:1], films[1:])
 
 
 def test_commands_work_on_what_a_run_left(finished, tmp_path):

@@ -87,7 +87,10 @@ def train(
 @app.command()
 def predict(
     words: Annotated[
-        list[Path], typer.Argument(help="One or more model folders, then the video, frame folder or data set.", metavar="MODEL... INPUT")
+        list[Path],
+        typer.Argument(
+            help="One or more model folders, then what to segment: videos, frame folders or a data set.", metavar="MODEL... INPUT..."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for label PNGs, entropy maps and overlays.")] = Path("predictions"),
     weights: Annotated[str | None, typer.Option(help="Weight of each model, such as 2,1; equal by default.")] = None,
@@ -103,7 +106,7 @@ def predict(
     policy: Policy = "strict",
 ) -> None:
     """Segment videos, frame folders or a data set with one model or an ensemble. Finished videos are skipped."""
-    from semivss.pipeline import predict_paths
+    from semivss.pipeline import models_and_inputs, predict_paths
     from semivss.recipe import Predict, Views, checked
 
     if len(words) < 2:
@@ -119,7 +122,8 @@ def predict(
     )
     settings = checked(Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay)
     shares = _numbers("--weights", weights) if weights else None
-    predict_paths(words[:-1], words[-1], out, settings, weights=shares, split=split, policy=policy)
+    models, inputs = models_and_inputs(words)
+    predict_paths(models, inputs, out, settings, weights=shares, split=split, policy=policy)
 
 
 @app.command()

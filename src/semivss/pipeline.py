@@ -1,6 +1,7 @@
 """The stages of a run, each from folders to a folder: train -> predict -> score -> report. A finished stage is stamped and skipped."""
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -97,7 +98,7 @@ def report_stage(out: Path) -> None:
 
 def predict_paths(
     models: Sequence[Path],
-    source: Path,
+    source: Path | Sequence[Path],
     out: Path,
     settings: Predict,
     *,
@@ -202,15 +203,25 @@ class Stage:
         atomic_json(self.folder / "stamp.json", {"inputs": dict(self.inputs), "finished": finished, "versions": versions()})
 
 
+def models_and_inputs(words: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Cut the words of `predict` behind the leading model folders. The first word counts as a model and the last as an input anyhow."""
+    models = [words[0], *itertools.takewhile(_model_in, words[1:-1])]
+    return models, list(words[len(models) :])
+
+
 def model_folder(path: Path) -> Path:
-    """`path` itself if it is a model folder, or the model of the run folder `path`."""
-    candidates = (path, path / "model", path / "student" / "model")
-    found = next((folder for folder in candidates if (folder / "config.json").is_file()), None)
+    """`path` itself if it is a model folder, or the model of the run folder `path`. Raises SemivssError if it is neither."""
+    found = _model_in(path)
     if found is None:
         raise SemivssError(
             f"{path}: no model there (no config.json); give a folder written by semivss train, such as runs/NAME/student/model"
         )
     return found
+
+
+def _model_in(path: Path) -> Path | None:
+    candidates = (path, path / "model", path / "student" / "model")
+    return next((folder for folder in candidates if (folder / "config.json").is_file()), None)
 
 
 def model_hash(folder: Path) -> str:
