@@ -118,12 +118,15 @@ def test_commands_work_on_what_a_run_left(finished, tmp_path):
         return done.stdout
 
     world, predictions = tmp_path / "world", tmp_path / "predictions"
-    semivss("data", "toy", world, "--clips", 1, "--frames", 2, "--size", "60x80")
+    semivss("data", "toy", world, "--clips", 1, "--frames", 2, "--size", "60x80", "--flow")
     semivss(
         "predict", finished, finished, world, "--split", "test", "--out", predictions, "--weights", "2,1", "--flip", "--overlay", "none"
     )
-    assert "mIoU" in semivss("score", predictions, world, "--split", "test", "--json", tmp_path / "scores.json")
-    assert 0 <= json.loads((tmp_path / "scores.json").read_text())["miou"] <= 1
+    shown = semivss("score", predictions, world, "--split", "test", "--flow", world, "--json", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert "mIoU" in shown
+    assert f"TC {100 * scores['tc']:.2f} over 1 pairs" in shown
+    assert 0 <= scores["miou"] <= 1
     semivss("submit", predictions, world, "--out", tmp_path / "s.zip")
     assert (tmp_path / "s.zip").stat().st_size > 0
     semivss("data", "check", world, "--out", tmp_path / "check.png")

@@ -136,6 +136,7 @@ def score(
         Literal["reduced", "raw"], typer.Option(help="VC convention: void merged with others, or labels as on disk.")
     ] = "reduced",
     missing: Annotated[Literal["error", "wrong"], typer.Option(help="A missing prediction is an error, or counts as wrong.")] = "error",
+    flow: Annotated[Path | None, typer.Option(help="Folder of optical flow, <video>/<stem>.npz: adds TC.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the scores to this file.")] = None,
     policy: Policy = "strict",
 ) -> None:
@@ -143,7 +144,9 @@ def score(
     from semivss.pipeline import score_paths
     from semivss.recipe import Score
 
-    score_paths(predictions, truth, Score(vc_labels=vc_labels), split=split, kind=kind, missing=missing, json=json, policy=policy)
+    score_paths(
+        predictions, truth, Score(vc_labels=vc_labels), split=split, kind=kind, missing=missing, flow=flow, json=json, policy=policy
+    )
 
 
 @app.command()

@@ -124,19 +124,27 @@ def score_paths(
     split: str,
     kind: str,
     missing: Missing,
+    flow: Path | None = None,
     json: Path | None,
     policy: Policy = "strict",
 ) -> None:
-    """Score a folder of predictions against a data set and print the table."""
+    """Score a folder of predictions against a data set and print the table; with a folder of optical flow also TC."""
     from semivss.data.detect import detect_kind
+    from semivss.metrics.flow import score_flow
     from semivss.metrics.score import render, score_folder
+    from semivss.metrics.scores import percent
 
     resolved = detect_kind(truth) if kind == "auto" else kind
     dataset = open_source(Source.model_validate({"kind": resolved, "path": str(truth), "split": split}), policy)
     scores = score_folder(predictions, dataset, settings, policy=policy, missing=missing)
     render(scores, title=f"{predictions} against {dataset.name}")
+    record = scores.to_dict() | {"split_hash": split_hash(dataset), "versions": versions()}
+    if flow is not None:
+        along = score_flow(predictions, dataset, flow)
+        print(f"TC {percent(along.tc)} over {along.pairs} pairs of frames")
+        record |= {"tc": along.tc, "tc_pairs": along.pairs}
     if json is not None:
-        atomic_json(json, scores.to_dict() | {"split_hash": split_hash(dataset), "versions": versions()})
+        atomic_json(json, record)
 
 
 def submit_paths(predictions: Path, frames: Path, out: Path, *, split: str) -> None:
