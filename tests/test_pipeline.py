@@ -1,6 +1,7 @@
 """The stages of a run: everything is written, what is finished is skipped, what changed is said, what is damaged is told."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,15 @@ def test_other_views_redo_only_the_prediction_when_asked(finished, tmp_path):
     score_stage(recipe, finished)
     assert not list((finished / "predictions/val").glob("*.mp4"))
     assert (finished / "student/model/model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_a_frame_that_prediction_had_to_leave_out_counts_as_wrong(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    next((tmp_path / "run/predictions/val").glob("1000_*/*1.png")).unlink()
+    with pytest.raises(SemivssError, match="1 of 3 predictions are missing"):
+        score_stage(demo_recipe(SMALL), tmp_path / "run")
+    score_stage(demo_recipe([*SMALL, "data.policy=skip"]), tmp_path / "run")
+    assert len(json.loads((tmp_path / "run/scores.json").read_text())["val"]["missing"]) == 1
 
 
 def test_damaged_stamp_is_told(tmp_path):

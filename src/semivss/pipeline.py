@@ -77,13 +77,18 @@ def predict_stage(recipe: Recipe, out: Path, *, again: bool = False) -> None:
 
 
 def score_stage(recipe: Recipe, out: Path) -> None:
-    """Score the predictions of every evaluation set into `out`/scores.json."""
+    """Score the predictions of every evaluation set into `out`/scores.json.
+
+    Under the policies skip and ignore a frame that could not be read has no prediction: its pixels count as wrong, and that is said.
+    """
     from semivss.metrics.score import render, score_folder
 
     results: dict[str, Any] = {}
+    policy = recipe.data.policy
+    missing: Missing = "error" if policy == "strict" else "wrong"
     for name, source in evaluation_sets(recipe).items():
-        dataset = open_source(source, recipe.data.policy)
-        scores = score_folder(out / "predictions" / name, dataset, recipe.score, policy=recipe.data.policy)
+        dataset = open_source(source, policy)
+        scores = score_folder(out / "predictions" / name, dataset, recipe.score, policy=policy, missing=missing)
         render(scores, title=f"{recipe.name}: {name}")
         results[name] = scores.to_dict() | {"split_hash": split_hash(dataset)}
     atomic_json(out / "scores.json", results | {"provenance": provenance(recipe, out)})
