@@ -269,6 +269,12 @@ def test_outputs_never_replace_inputs(tmp_path: Path) -> None:
         assert files(tmp_path) == before
 
 
+def test_predictions_never_lie_in_the_folder_of_their_input(tmp_path: Path) -> None:
+    frame_folder(tmp_path / "set" / "data" / "clip" / "origin")
+    with pytest.raises(DataError, match="lie in its folder"):
+        predict([ColorModel()], open_inputs(tmp_path / "set"), tmp_path / "set" / "data", QUICK)
+
+
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     folder, out = frame_folder(tmp_path / "clip"), tmp_path / "out"
     out.mkdir()

@@ -162,8 +162,10 @@ def _check_target(video: InputVideo, out: Path) -> None:
         raise DataError(f"video {video.name!r}: its predictions cannot have that name; rename the video")
     targets = {(out / video.name).resolve(), overlay_path(out, video.name).resolve()}
     for source in video.sources():
-        if {source.resolve(), source.resolve().parent} & targets:
-            raise DataError(f"{source}: predictions in {out} would replace this input; choose another folder with --out")
+        if {source.resolve(), *source.resolve().parents} & targets:
+            raise DataError(
+                f"{source}: predictions in {out} would replace this input or lie in its folder; choose another folder with --out"
+            )
 
 
 def _is_finished(job: _Job, video: InputVideo, key: dict[str, Any]) -> bool:
