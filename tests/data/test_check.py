@@ -137,6 +137,13 @@ def test_data_sets_are_known_by_their_folders(tmp_path, sign, kind, splits):
     assert splits is None or splits_of(tmp_path, kind) == splits
 
 
+def test_panoptic_masks_beside_their_json_are_no_pixel_maps(tmp_path):
+    for name in ("panoptic_train2017.json", "panoptic_train2017/1.png"):
+        (tmp_path / "annotations" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "annotations" / name).write_bytes(b"")
+    assert detect_kind(tmp_path) == "coco_panoptic"
+
+
 def test_ade20k_is_checked_without_naming_it(tmp_path):
     save(tmp_path / "images" / "validation" / "ADE_val_00000001.jpg", frame(1)[..., 0])  # grey, as some are
     save(tmp_path / "annotations" / "validation" / "ADE_val_00000001.png", np.full((20, 30), 150, np.uint8))

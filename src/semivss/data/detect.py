@@ -31,7 +31,7 @@ def _kinds(path: Path) -> list[str]:
         "vspw": ("data/*/origin",),
         "ade20k": ("annotations/training", "annotations/validation", "images/training", "images/validation"),
         "cityscapes": ("leftImg8bit",),
-        "coco_stuff": ("stuffthingmaps", "annotations/*2017/*.png"),
+        "coco_stuff": ("stuffthingmaps", "annotations/train2017/*.png", "annotations/val2017/*.png"),
         "coco_panoptic": ("annotations/panoptic_*.json", "panoptic_*.json"),
     }
     return [kind for kind, patterns in signs.items() if any(next(path.glob(pattern), None) for pattern in patterns)]
