@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,17 +89,29 @@ def test_killed_at_random_moments_it_ends_bitwise_equal(recipe, tmp_path, worker
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert wait(start(run_train, recipe, whole)) == 0
     moments, kills = random.Random(workers), 0
+    orphans: set[int] = set()
     while kills < 3:
         shutil.rmtree(broken, ignore_errors=True)  # a process that was faster than its killer
         for _ in range(3):
             process = start(run_train, recipe, broken)
             process.join(moments.uniform(0.2, 1.5))
             kills += process.exitcode is None
+            orphans |= loader_workers(process.pid)
             process.kill()
             process.join()
     assert wait(start(run_train, recipe, broken)) == 0
     assert_same(whole, broken)
     assert not list(broken.rglob("*.tmp"))
+    deadline = time.monotonic() + 30  # a worker looks every five seconds whether its parent lives
+    while any(Path(f"/proc/{child}").exists() for child in orphans) and time.monotonic() < deadline:
+        wait(start(os.getpid))
+    assert [child for child in orphans if Path(f"/proc/{child}").exists()] == []
+
+
+def loader_workers(process: int) -> set[int]:
+    """Children of a process, where the system tells."""
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return {int(child) for child in path.read_text().split()} if path.exists() else set()
 
 
 def test_seventeen_steps_then_a_crash_then_the_rest(recipe, tmp_path):

@@ -5,6 +5,7 @@ function of (seed, stream, m, j): which frames (`data/sampling.py`) and which au
 """
 
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,8 @@ class Batches:
             num_workers=self._workers,
             worker_init_fn=_prepare_worker if self._workers else None,
             prefetch_factor=2 if self._workers else None,
+            # Forked workers are children of this very process and leave when it is killed; those of a fork server would stay for ever.
+            multiprocessing_context="fork" if self._workers and sys.platform == "linux" else None,
         )
         for loaded in loader:
             if isinstance(loaded.outcome, SemivssError):
