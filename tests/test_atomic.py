@@ -1,5 +1,7 @@
 """Atomic files: the old content survives a failing writer, a full disk and a killed process."""
 
+import itertools
+import os
 import resource
 import signal
 import subprocess
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from semivss.atomic import atomic_bytes, atomic_file, atomic_json
+from semivss.atomic import atomic_bytes, atomic_file, atomic_json, atomic_set, newest
 from semivss.errors import SemivssError
 
 
@@ -87,3 +89,54 @@ def test_kill_in_the_middle_keeps_the_old_file(tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait(10) == -signal.SIGKILL
     assert target.read_bytes() == b"old"
+
+
+def killed_at(step: int, folder: Path, files: dict[str, bytes]) -> bool:
+    """Write the set in a process that dies before its `step`-th change to the file system; whether it got that far."""
+    child = os.fork()
+    if child == 0:
+        steps = itertools.count()
+        changes = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"}
+        sys.addaudithook(lambda event, _: os._exit(9) if event in changes and next(steps) == step else None)
+        atomic_set(folder, files)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def content(folder: Path) -> tuple[bytes, ...]:
+    return tuple(newest(folder, name).read_bytes() for name in "abc")
+
+
+def test_a_set_is_the_old_one_or_the_new_one_wherever_its_writer_is_killed(tmp_path):
+    seen = []
+    for step in itertools.count():
+        folder = tmp_path / str(step)
+        atomic_set(folder, dict.fromkeys("abc", b"old"))
+        (folder / "own notes").write_bytes(b"stay")
+        killed = killed_at(step, folder, dict.fromkeys("abc", b"new"))
+        seen.append(content(folder))
+        if killed:  # a second kill at the same place, and a writer that is left alone
+            killed_at(step, folder, dict.fromkeys("abc", b"newer"))
+            assert len(set(content(folder))) == 1
+        atomic_set(folder, dict.fromkeys("abc", b"last"))
+        assert content(folder) == (b"last",) * 3
+        assert sorted(names(folder)) == ["a", "b", "c", "own notes"]
+        if not killed:
+            break
+    changes = sorted(seen, reverse=True)
+    assert seen == changes  # old until one step, new from there on
+    assert set(seen) == {(b"old",) * 3, (b"new",) * 3}
+    assert len(seen) > 10
+
+
+def test_a_set_that_meets_a_full_disk_keeps_the_old_files(tmp_path):
+    atomic_set(tmp_path, dict.fromkeys("abc", b"old"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(SemivssError, match="free space"):
+            atomic_set(tmp_path, {"a": b"new", "b": bytes(4096), "c": b"new"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert content(tmp_path) == (b"old",) * 3
+    assert sorted(names(tmp_path)) == ["a", "b", "c"]

@@ -4,13 +4,15 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from semivss.errors import SemivssError
 
+_WRITING, _NEW = ".writing", ".new"  # folders of `atomic_set`: being filled; complete, and valid instead of what lies above
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # error numbers of a disk, quota or file size that is used up
 
 
@@ -58,6 +60,45 @@ def atomic_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
 def atomic_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON in one step. Raises SemivssError as `atomic_file` does."""
     atomic_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def atomic_set(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files that belong together into `folder`: through `newest` a reader sees all the old ones or all the new ones.
+
+    The new files are gathered in a hidden folder inside; one rename makes them valid, and then they move up one after the other. Whoever
+    is killed in between leaves some of them in the hidden folder, where `newest` looks first and the next writer clears up.
+
+    Raises:
+        SemivssError: the folder cannot be written or is full; the previous files are untouched.
+    """
+    folder = Path(folder)
+    try:
+        _move_up(folder)
+        shutil.rmtree(folder / _WRITING, ignore_errors=True)
+        for name, data in files.items():
+            atomic_bytes(folder / _WRITING / name, data)
+        (folder / _WRITING).rename(folder / _NEW)
+        _sync_folder(folder)
+        _move_up(folder)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    finally:
+        shutil.rmtree(folder / _WRITING, ignore_errors=True)
+
+
+def newest(folder: Path, name: str) -> Path:
+    """Where the valid file `name` of a folder written by `atomic_set` lies; it need not exist."""
+    waiting = Path(folder) / _NEW / name
+    return waiting if waiting.is_file() else Path(folder) / name
+
+
+def _move_up(folder: Path) -> None:
+    if not (folder / _NEW).is_dir():
+        return
+    for path in sorted((folder / _NEW).iterdir()):
+        path.replace(folder / path.name)
+    _sync_folder(folder)
+    (folder / _NEW).rmdir()
 
 
 def _sync_folder(folder: Path) -> None:

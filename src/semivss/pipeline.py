@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from semivss import __version__
-from semivss.atomic import atomic_bytes, atomic_json
+from semivss.atomic import atomic_bytes, atomic_json, newest
 from semivss.data.clips import VideoDataset
 from semivss.data.policy import Policy
 from semivss.data.source import open_source
@@ -234,12 +234,12 @@ def model_folder(path: Path) -> Path:
 
 def _model_in(path: Path) -> Path | None:
     candidates = (path, path / "model", path / "student" / "model")
-    return next((folder for folder in candidates if (folder / "config.json").is_file()), None)
+    return next((folder for folder in candidates if newest(folder, "config.json").is_file()), None)
 
 
 def model_hash(folder: Path) -> str:
     """SHA-256 of a model folder's weights."""
-    weights = folder / "model.safetensors"
+    weights = newest(folder, "model.safetensors")
     if not weights.is_file():
         raise SemivssError(f"{weights}: missing; train the model first with semivss train")
     with weights.open("rb") as file:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import semivss
-from semivss.atomic import atomic_bytes, atomic_json
+from semivss.atomic import atomic_set, newest
 from semivss.data.labels import LabelSet
 from semivss.errors import DataError, WeightsError
 from semivss.models.segmenter import Segmenter
@@ -23,7 +23,7 @@ Kind = TypeVar("Kind", bound=Segmenter)
 
 
 def save_segmenter(segmenter: Segmenter, folder: Path) -> None:
-    """Write the three files, each in one step, config.json last: it holds the hash of the weights beside it.
+    """Write the three files in one step: config.json holds the hash of the weights, and a kill must not leave the one without the other.
 
     Raises:
         SemivssError: the folder cannot be written or is full.
@@ -32,9 +32,8 @@ def save_segmenter(segmenter: Segmenter, folder: Path) -> None:
 
     weights = save({key: value.detach().cpu().contiguous() for key, value in segmenter.state_dict().items()})
     config = _config(segmenter, hashlib.sha256(weights).hexdigest())
-    atomic_bytes(folder / WEIGHTS, weights)
-    atomic_bytes(folder / CARD, _card(config).encode())
-    atomic_json(folder / CONFIG, config)
+    described = (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
+    atomic_set(folder, {WEIGHTS: weights, CARD: _card(config).encode(), CONFIG: described})
 
 
 def load_segmenter(kind: type[Kind], folder: Path) -> Kind:
@@ -43,10 +42,11 @@ def load_segmenter(kind: type[Kind], folder: Path) -> Kind:
     Raises:
         WeightsError: a file is missing, damaged, from a newer version, or does not belong to the others.
     """
-    config = _read_config(folder / CONFIG)
-    segmenter = _build(kind, config, folder / CONFIG)
-    state = _read_weights(folder / WEIGHTS, config.get("weights_sha256"))
-    _fill(segmenter, state, folder / WEIGHTS)
+    described, weights = newest(folder, CONFIG), newest(folder, WEIGHTS)
+    config = _read_config(described)
+    segmenter = _build(kind, config, described)
+    state = _read_weights(weights, config.get("weights_sha256"))
+    _fill(segmenter, state, weights)
     return segmenter.eval()
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semivss.atomic import atomic_bytes
+from semivss.atomic import atomic_bytes, newest
 from semivss.data.labels import LabelSet, distinct_colors
 from semivss.data.source import open_source
 from semivss.errors import DataError, SemivssError
@@ -189,7 +189,7 @@ def _facts(run: Path, recipe: Recipe, content: Mapping[str, Any], sections: list
     provenance = content.get("provenance", {})
     yield "recipe hash", recipe.digest() + _stale(provenance.get("recipe"), recipe.digest())
     yield "seed", str(provenance.get("seed", recipe.train.seed))
-    weights = run / "student" / "model" / "model.safetensors"
+    weights = newest(run / "student" / "model", "model.safetensors")
     digest = _sha256(weights) if weights.is_file() else ""
     yield "model SHA-256", (digest or "no model in this run") + _stale(provenance.get("model"), digest)
     for section in sections:
