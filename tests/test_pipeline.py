@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from semivss.errors import SemivssError
-from semivss.pipeline import Stage, demo_recipe, model_folder, models_and_inputs, predict_stage, run, score_stage, train_stage
+from semivss.pipeline import demo_recipe, model_folder, models_and_inputs, predict_stage, run, score_stage, train_stage
+from semivss.stage import Stage
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -105,6 +106,36 @@ def test_damaged_stamp_is_told(tmp_path):
     (tmp_path / "stamp.json").write_text("{")
     with pytest.raises(SemivssError, match=r"stamp\.json: not readable"):
         stage.is_done(False)
+
+
+def tree(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK"])
+def test_only_the_first_of_several_processes_stamps_and_clears(rank, tmp_path, monkeypatch):
+    made = Stage("train", tmp_path / "made", {"a": "1"})
+    made.is_done(False)
+    (made.folder / "last.ckpt").write_bytes(b"work")
+    before = tree(tmp_path)
+    monkeypatch.setenv(rank, "1")
+    new, other = Stage("train", tmp_path / "new", {"a": "1"}), Stage("train", made.folder, {"a": "2"})
+    assert not new.is_done(False)
+    assert not other.is_done(True)
+    made.finish()
+    assert tree(tmp_path) == before
+    monkeypatch.setenv(rank, "0")
+    assert not other.is_done(True)
+    assert not (made.folder / "last.ckpt").exists()
+
+
+def test_the_other_processes_of_a_run_leave_after_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    trained = []
+    monkeypatch.setattr("semivss.train.loop.train", lambda recipe, out: trained.append(out))
+    run(demo_recipe(SMALL), tmp_path / "run")  # the prediction would miss the model
+    assert trained == [tmp_path / "run" / "student"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_model_folder_is_found_in_a_run(finished, tmp_path):

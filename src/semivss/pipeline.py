@@ -2,15 +2,11 @@
 
 import hashlib
 import itertools
-import json
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import metadata, resources
+from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from semivss import __version__
 from semivss.atomic import atomic_bytes, atomic_json, newest
 from semivss.data.clips import VideoDataset
 from semivss.data.policy import Policy
@@ -19,6 +15,7 @@ from semivss.errors import SemivssError
 from semivss.metrics.score import Missing
 from semivss.progress import say
 from semivss.recipe import Predict, Recipe, Score, Source, dump_recipe, evaluation_sets, load_recipe
+from semivss.stage import Stage, flat, is_main_process, versions
 
 
 def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:
@@ -33,8 +30,13 @@ def shipped_recipes() -> Path:
 
 
 def run(recipe: Recipe, out: Path, *, again: bool = False) -> None:
-    """All stages of `recipe` into the run folder `out`. `again` redoes finished stages whose settings or inputs changed."""
+    """All stages of `recipe` into the run folder `out`. `again` redoes finished stages whose settings or inputs changed.
+
+    Of several processes (torchrun) all train, and the first does the rest.
+    """
     train_stage(recipe, out, again=again)
+    if not is_main_process():
+        return
     predict_stage(recipe, out, again=again)
     score_stage(recipe, out)
     report_stage(out)
@@ -45,10 +47,11 @@ def train_stage(recipe: Recipe, out: Path, *, again: bool = False) -> None:
     from semivss.train.checkpoint import FREE
     from semivss.train.loop import train
 
-    stage = Stage("train", out / "student", _flat(recipe.model_dump(mode="json", exclude=FREE)))
+    stage = Stage("train", out / "student", flat(recipe.model_dump(mode="json", exclude=FREE)))
     if stage.is_done(again):
         return
-    atomic_bytes(out / "recipe.toml", dump_recipe(recipe).encode())
+    if is_main_process():
+        atomic_bytes(out / "recipe.toml", dump_recipe(recipe).encode())
     train(recipe, out / "student")
     stage.finish()
 
@@ -64,7 +67,7 @@ def predict_stage(recipe: Recipe, out: Path, *, again: bool = False) -> None:
         Stage(
             f"predict {name}",
             out / "predictions" / name,
-            _flat(recipe.predict.model_dump(mode="json")) | {"model": model_hash(model_folder), **_flat(source.model_dump(mode="json"))},
+            flat(recipe.predict.model_dump(mode="json")) | {"model": model_hash(model_folder), **flat(source.model_dump(mode="json"))},
         )
         for name, source in sets.items()
     ]
@@ -161,61 +164,6 @@ def submit_paths(predictions: Path, frames: Path, out: Path, *, split: str) -> N
     say(f"submission: {out}")
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step of a run. Its stamp lists, flat, every setting and input hash that made the folder."""
-
-    name: str
-    folder: Path
-    inputs: Mapping[str, str]
-
-    def is_done(self, again: bool) -> bool:
-        """Whether the folder was finished with these inputs.
-
-        Raises:
-            SemivssError: it was made (or begun) with others, and `again` does not allow to make it anew.
-        """
-        state = self._read()
-        if state is None:
-            self._write(finished=False)
-            return False
-        changed = _difference(state["inputs"], self.inputs)
-        if not changed:
-            if state["finished"]:
-                say(f"{self.name}: done before, skipped ({self.folder})")
-            return bool(state["finished"])
-        if not (again or self._is_bare()):
-            raise SemivssError(
-                f"{self.folder}: stage {self.name} was made with other inputs ({changed}); add --again to redo it, or use another --out"
-            )
-        if not self._is_bare():
-            say(f"{self.name}: made anew, because of {changed}")
-            shutil.rmtree(self.folder)
-        self._write(finished=False)
-        return False
-
-    def _is_bare(self) -> bool:
-        """Whether the stage failed before it wrote anything, as with a wrong path in the recipe: then nothing can be lost."""
-        return all(entry.name == "stamp.json" or entry.name.startswith(".") for entry in self.folder.iterdir())
-
-    def finish(self) -> None:
-        """Mark the folder as complete."""
-        self._write(finished=True)
-
-    def _read(self) -> dict[str, Any] | None:
-        path = self.folder / "stamp.json"
-        if not path.exists():
-            return None
-        try:
-            state: dict[str, Any] = json.loads(path.read_text())
-            return {"inputs": dict(state["inputs"]), "finished": bool(state["finished"])}
-        except (ValueError, KeyError, TypeError) as error:
-            raise SemivssError(f"{path}: not readable as a stage stamp ({error}); delete that file to go on with this stage") from error
-
-    def _write(self, *, finished: bool) -> None:
-        atomic_json(self.folder / "stamp.json", {"inputs": dict(self.inputs), "finished": finished, "versions": versions()})
-
-
 def models_and_inputs(words: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Cut the words of `predict` behind the leading model folders. The first word counts as a model and the last as an input anyhow."""
     models = [words[0], *itertools.takewhile(_model_in, words[1:-1])]
@@ -254,30 +202,6 @@ def split_hash(dataset: VideoDataset) -> str:
     return digest.hexdigest()[:12]
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    return {"semivss": __version__} | {name: metadata.version(name) for name in ("torch", "transformers", "timm", "numpy")}
-
-
 def provenance(recipe: Recipe, out: Path) -> dict[str, Any]:
     """What every result carries: seed, versions, hashes."""
     return {"recipe": recipe.digest(), "seed": recipe.train.seed, "model": model_hash(out / "student" / "model"), "versions": versions()}
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
-    if isinstance(tree, dict):
-        pairs = ((f"{prefix}.{key}" if prefix else str(key), value) for key, value in tree.items())
-    elif isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
-        pairs = ((f"{prefix}.{index}", value) for index, value in enumerate(tree))
-    else:
-        return {prefix: json.dumps(tree)}
-    return {key: value for name, branch in pairs for key, value in _flat(branch, name).items()}
-
-
-def _difference(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    changed = [
-        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")

@@ -1,0 +1,108 @@
+"""A stage's folder and what it is made from in, whether it is finished out. The stamp beside the stage's files keeps the answer."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from semivss import __version__
+from semivss.atomic import atomic_json
+from semivss.errors import SemivssError
+from semivss.progress import say
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run. Its stamp lists, flat, every setting and input hash that made the folder.
+
+    Of several processes that train together all ask, and come to the same answer; only the first changes anything.
+    """
+
+    name: str
+    folder: Path
+    inputs: Mapping[str, str]
+
+    def is_done(self, again: bool) -> bool:
+        """Whether the folder was finished with these inputs.
+
+        Raises:
+            SemivssError: it was made (or begun) with others, and `again` does not allow to make it anew.
+        """
+        state = self._read()
+        if state is None:
+            self._write(finished=False)
+            return False
+        changed = _difference(state["inputs"], self.inputs)
+        if not changed:
+            if state["finished"]:
+                say(f"{self.name}: done before, skipped ({self.folder})")
+            return bool(state["finished"])
+        if not (again or self._is_bare()):
+            raise SemivssError(
+                f"{self.folder}: stage {self.name} was made with other inputs ({changed}); add --again to redo it, or use another --out"
+            )
+        if not self._is_bare():
+            say(f"{self.name}: made anew, because of {changed}")
+            if is_main_process():
+                shutil.rmtree(self.folder)
+        self._write(finished=False)
+        return False
+
+    def _is_bare(self) -> bool:
+        """Whether the stage failed before it wrote anything, as with a wrong path in the recipe: then nothing can be lost."""
+        try:
+            return all(entry.name == "stamp.json" or entry.name.startswith(".") for entry in self.folder.iterdir())
+        except FileNotFoundError:  # the first process has just cleared it
+            return True
+
+    def finish(self) -> None:
+        """Mark the folder as complete."""
+        self._write(finished=True)
+
+    def _read(self) -> dict[str, Any] | None:
+        path = self.folder / "stamp.json"
+        if not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = json.loads(path.read_text())
+            return {"inputs": dict(state["inputs"]), "finished": bool(state["finished"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise SemivssError(f"{path}: not readable as a stage stamp ({error}); delete that file to go on with this stage") from error
+
+    def _write(self, *, finished: bool) -> None:
+        if is_main_process():
+            atomic_json(self.folder / "stamp.json", {"inputs": dict(self.inputs), "finished": finished, "versions": versions()})
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only one or the first of those that torchrun, or Lightning for several GPUs, has started."""
+    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    return {"semivss": __version__} | {name: metadata.version(name) for name in ("torch", "transformers", "timm", "numpy")}
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, str]:
+    """A nested tree of settings as `a.b.0.c` -> JSON text, the form of a stamp's inputs."""
+    if isinstance(tree, dict):
+        pairs = ((f"{prefix}.{key}" if prefix else str(key), value) for key, value in tree.items())
+    elif isinstance(tree, list) and any(isinstance(item, dict) for item in tree):
+        pairs = ((f"{prefix}.{index}", value) for index, value in enumerate(tree))
+    else:
+        return {prefix: json.dumps(tree)}
+    return {key: value for name, branch in pairs for key, value in flat(branch, name).items()}
+
+
+def _difference(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    changed = [
+        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
