@@ -58,6 +58,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = True) -> None:
         KeyboardInterrupt: after Ctrl-C, when the current step is finished and saved.
     """
     fabric = start_fabric(recipe)
+    if recipe.data.unlabelled and fabric.is_global_zero:
+        say(f"{recipe.name}: supervised training reads labelled data only; data.unlabelled stays unread")
     with locked(out, fabric), Interrupt() as interrupt:
         run = Run(recipe, out, fabric, interrupt)
         if resume:
