@@ -9,7 +9,7 @@ from typing import Any
 
 from semivss.atomic import atomic_bytes, atomic_json, newest
 from semivss.data.clips import VideoDataset
-from semivss.data.policy import Policy
+from semivss.data.policy import DefectCounter, Policy
 from semivss.data.source import open_source
 from semivss.errors import SemivssError
 from semivss.metrics.score import Missing
@@ -120,7 +120,9 @@ def predict_paths(
     from semivss.models.segmenter import Segmenter
 
     members = [Segmenter.from_pretrained(model_folder(path)) for path in models]
-    predict(members, open_inputs(source, split=split, policy=policy), out, settings, weights=weights, policy=policy)
+    left_out = DefectCounter()
+    inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
+    predict(members, inputs, out, settings, weights=weights, policy=policy, left_out=left_out)
     say(f"predictions: {out}")
 
 

@@ -15,7 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from semivss.data.labels import LabelSet
+from semivss.data.policy import DefectCounter
 from semivss.data.video import VideoFile, VideoWriter
+from semivss.data.vspw import read_vspw
 from semivss.errors import DataError, DefectError, SemivssError
 from semivss.infer.inputs import ClipInput, Frames, OnDefect, open_inputs
 from semivss.infer.predict import predict
@@ -298,3 +300,19 @@ def test_a_damaged_record_is_one_line(tmp_path: Path) -> None:
     (out / "records" / "clip.jsonl").write_text("{broken")
     with pytest.raises(DataError, match=r"clip\.jsonl: not readable"):
         predict([ColorModel()], open_inputs(folder), out, QUICK)
+
+
+@pytest.mark.parametrize("opened", ["as a data set", "from paths"])
+def test_videos_that_the_reader_left_out_stand_in_the_manifest(opened, tmp_path):
+    root, out = tmp_path / "set", tmp_path / "out"
+    frame_folder(root / "data" / "v1" / "origin")
+    (root / "val.txt").write_text("v1\nv2\n")
+    if opened == "as a data set":
+        done = predict([ColorModel()], read_vspw(root, "val", policy="skip"), out, QUICK, policy="skip")
+    else:
+        left_out = DefectCounter()
+        inputs = open_inputs(root, split="val", policy="skip", left_out=left_out)
+        done = predict([ColorModel()], inputs, out, QUICK, policy="skip", left_out=left_out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert done.defects["missing_video"] == manifest["defects"]["missing_video"]["count"] == 1
+    assert manifest["defects"]["missing_video"]["files"] == [str(root / "val.txt")]

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from semivss.data.clips import Clip, VideoDataset
 from semivss.data.images import read_frame
 from semivss.data.lists import image_files
-from semivss.data.policy import Policy
+from semivss.data.policy import DefectCounter, Policy
 from semivss.data.video import SUFFIXES, VideoFile
 from semivss.data.video_clip import VideoClip
 from semivss.errors import DataError, DefectError
@@ -161,17 +161,21 @@ class FrameFolder:
             yield path.stem, read_frame(path)
 
 
-def open_inputs(source: Path | Sequence[Path], *, split: str | None = None, policy: Policy = "strict") -> tuple[InputVideo, ...]:
+def open_inputs(
+    source: Path | Sequence[Path], *, split: str | None = None, policy: Policy = "strict", left_out: DefectCounter | None = None
+) -> tuple[InputVideo, ...]:
     """Recognise what lies at `source`; frames are read later.
 
     A folder with dataset.toml or in the VSPW layout is a data set (`split`, or every video of it); a folder of pictures is one video named
     after the folder; a folder of such folders and of video files is many; a video file is one. Several sources are put together.
+    What a data set's reader had to leave out under skip or ignore is added to `left_out`.
 
     Raises:
         DataError: nothing to segment there, a split where there is none, or two videos of one name.
     """
     paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
-    found = [video for path in paths for video in _recognise(path, split, policy)]
+    counter = DefectCounter() if left_out is None else left_out
+    found = [video for path in paths for video in _recognise(path, split, policy, counter)]
     seen: dict[str, InputVideo] = {}
     for video in found:
         if video.name in seen:
@@ -180,8 +184,10 @@ def open_inputs(source: Path | Sequence[Path], *, split: str | None = None, poli
     return tuple(found)
 
 
-def from_dataset(dataset: VideoDataset) -> tuple[InputVideo, ...]:
-    """The clips of a data set as videos to segment."""
+def from_dataset(dataset: VideoDataset, left_out: DefectCounter | None = None) -> tuple[InputVideo, ...]:
+    """The clips of a data set as videos to segment; the defects that its reader met are added to `left_out`."""
+    if left_out is not None:
+        left_out.merge(DefectCounter(dataset.defects))
     return tuple(VideoInput(clip.path, clip.name) if isinstance(clip, VideoClip) else ClipInput(clip) for clip in dataset.clips)
 
 
@@ -189,13 +195,13 @@ def _where(video: InputVideo) -> str:
     return str(next(iter(video.sources()), video.name))
 
 
-def _recognise(path: Path, split: str | None, policy: Policy) -> Sequence[InputVideo]:
+def _recognise(path: Path, split: str | None, policy: Policy, left_out: DefectCounter) -> Sequence[InputVideo]:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give a data set, a folder of frames or a video")
     if path.name.endswith(".toml") or (path / "dataset.toml").is_file():
-        return _described(path, split, policy)
+        return _described(path, split, policy, left_out)
     if path.is_dir() and (path / "data").is_dir() and any((folder / "origin").is_dir() for folder in (path / "data").iterdir()):
-        return _vspw(path, split, policy)
+        return _vspw(path, split, policy, left_out)
     if split is not None:
         raise DataError(f"{path}: split {split} is asked for, but this is no data set; leave --split out")
     if path.is_dir():
@@ -205,20 +211,20 @@ def _recognise(path: Path, split: str | None, policy: Policy) -> Sequence[InputV
     return (VideoInput(path, path.stem),)
 
 
-def _described(path: Path, split: str | None, policy: Policy) -> Sequence[InputVideo]:
+def _described(path: Path, split: str | None, policy: Policy, left_out: DefectCounter) -> Sequence[InputVideo]:
     from semivss.data.description import FILE_NAME, load_description
     from semivss.data.folder import read_folder
 
     file = path / FILE_NAME if path.is_dir() else path
     splits = [split] if split is not None else list(load_description(file).splits)
-    return [video for name in splits for video in from_dataset(read_folder(file, name, policy=policy))]
+    return [video for name in splits for video in from_dataset(read_folder(file, name, policy=policy), left_out)]
 
 
-def _vspw(root: Path, split: str | None, policy: Policy) -> Sequence[InputVideo]:
+def _vspw(root: Path, split: str | None, policy: Policy, left_out: DefectCounter) -> Sequence[InputVideo]:
     if split is not None:
         from semivss.data.vspw import read_vspw
 
-        return from_dataset(read_vspw(root, split, policy=policy))
+        return from_dataset(read_vspw(root, split, policy=policy), left_out)
     videos = sorted(folder for folder in (root / "data").iterdir() if folder.is_dir() and not folder.name.startswith("."))
     return [ClipInput(FrameFolder(video.name, files)) for video in videos if (files := tuple(image_files(video / "origin").values()))]
 

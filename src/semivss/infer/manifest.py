@@ -39,9 +39,13 @@ def model_hash(model: FrameModel) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(out: Path, videos: Sequence[str], made: dict[str, Any], label_set: LabelSet) -> DefectCounter:
-    """Gather the records of all videos in `out`/manifest.json, line by line, and return the defects they count."""
+def write_manifest(out: Path, videos: Sequence[str], made: dict[str, Any], label_set: LabelSet, left_out: DefectCounter) -> DefectCounter:
+    """Gather the records of all videos in `out`/manifest.json, line by line, and return the defects: theirs and `left_out`.
+
+    `left_out` is what the reader of the data set met, such as a listed video that is not there.
+    """
     counter, rows = DefectCounter(), []
+    counter.merge(left_out)
     for video in videos:
         summary: dict[str, Any] = {}
         for summary in read_record(out, video):  # noqa: B007 -- the last line is meant

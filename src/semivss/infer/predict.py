@@ -62,6 +62,7 @@ def predict(
     weights: Sequence[float] | None = None,
     *,
     policy: Policy = "strict",
+    left_out: DefectCounter | None = None,
 ) -> Predicted:
     """Segment every frame of every video into `out`; `writer.py` describes the files. Memory does not grow with a video's length.
 
@@ -75,12 +76,14 @@ def predict(
         settings: views, and what to write.
         weights: one a model, any scale; none = equal.
         policy: strict stops at the first frame that cannot be read; skip and ignore leave it out and count it.
+        left_out: what `open_inputs` met; the manifest counts it, as it counts the defects of a data set.
 
     Raises:
         DefectError: a damaged frame, under strict. Everything written before it stays.
         SemivssError: models that do not fit together, a folder that cannot be written or is in use, outputs that would replace inputs.
     """
-    videos = from_dataset(inputs) if isinstance(inputs, VideoDataset) else tuple(inputs)
+    left_out = left_out or DefectCounter()
+    videos = from_dataset(inputs, left_out) if isinstance(inputs, VideoDataset) else tuple(inputs)
     out, shares, views = Path(out), ensemble_shares(models, weights), views_from(settings.views)
     for video in videos:
         _check_target(video, out)
@@ -89,16 +92,16 @@ def predict(
             model.eval()
     job = _Job(models, shares, views, settings, policy, out, made_from(models, shares, settings))
     with locked(out):
-        return _predict_all(job, videos)
+        return _predict_all(job, videos, left_out)
 
 
-def _predict_all(job: _Job, videos: Sequence[InputVideo]) -> Predicted:
+def _predict_all(job: _Job, videos: Sequence[InputVideo], left_out: DefectCounter) -> Predicted:
     todo = [(video, key) for video in videos if not _is_finished(job, video, key := job.made_from | {"input": video.identity()})]
     counts = [video.count() for video, _ in todo]
     total = sum(count or 0 for count in counts) if None not in counts else None
     frames = sum(1 for _ in track(_frames_of(job, todo), "predict", total=total))
     waiting = {video.name for video, _ in todo}
-    counter = write_manifest(job.out, [video.name for video in videos], job.made_from, job.label_set)
+    counter = write_manifest(job.out, [video.name for video in videos], job.made_from, job.label_set, left_out)
     done = tuple(video.name for video in videos if video.name not in waiting)
     if done:
         say(f"{len(done)} of {len(videos)} videos were predicted before and are kept")
