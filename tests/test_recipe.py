@@ -122,3 +122,12 @@ def test_digest_changes_with_any_setting(steps, lr, seed):
     recipe = parse_recipe(tree)
     assert recipe.digest() == parse_recipe(tree).digest()
     assert recipe.digest() != parse_recipe(tree | {"train": {"steps": steps + 1, "lr": lr, "seed": seed}}).digest()
+
+
+def test_precision_may_be_written_as_a_number(tmp_path):
+    (tmp_path / "r.toml").write_text('[[data.train]]\nkind = "toy"\n')
+    for word in ("32", "'32'"):
+        assert load_recipe(tmp_path / "r.toml", [f"train.precision={word}"]).train.precision == "32"
+    for word in ("16", "32.0", "true"):
+        with pytest.raises(RecipeError, match=r"train\.precision"):
+            load_recipe(tmp_path / "r.toml", [f"train.precision={word}"])

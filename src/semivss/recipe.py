@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import to_json
 
 from semivss.errors import RecipeError
@@ -25,6 +25,10 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
 
 
 Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
+
+
+def _bits(value: object) -> object:
+    return "32" if type(value) is int and value == 32 else value  # `-o train.precision=32` is a number in TOML
 
 
 class Settings(BaseModel):
@@ -185,7 +189,7 @@ class Train(Settings):
     power: float = Field(0.9, gt=0)
     warmup: int = Field(0, ge=0)  # steps of linear warm-up
     clip: float = Field(0.0, ge=0)  # gradient norm; 0 = no clipping
-    precision: Literal["32", "bf16"] = "32"
+    precision: Annotated[Literal["32", "bf16"], BeforeValidator(_bits)] = "32"
     ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights that are evaluated and saved; 0 = none
     seed: int = 0
     threads: int | None = Field(None, ge=1)  # intra-op threads; none = torch's choice. Part of bitwise reproduction
