@@ -3,7 +3,8 @@
     python benchmarks/camvid.py recipes/camvid/pixel_full.toml --seeds 0 1 2 --runs runs/camvid --results results.jsonl
 
 Every run is scored with one view and with the recipe's views (scales and flip), on the validation video and on the test videos, pooled
-and apart. `cpu_minutes` is the process time of training (user + system, evaluation left out). `--quick` trains a few steps.
+and apart. `cpu_minutes` is the process time (user + system) of the whole training process, imports and its one evaluation included.
+`--quick` trains a few steps.
 """
 
 import argparse
