@@ -113,6 +113,22 @@ def test_ignored_pixels_do_not_count_as_a_class():
     assert largest_share(labels[None]) == 0.5
 
 
+def test_a_crop_that_misses_all_labels_is_drawn_again_unless_there_are_none():
+    labels = np.full((64, 64), 255, np.uint8)
+    nothing = [one(picture(64, 64), labels, recipe(), seed)[0] for seed in range(30)]
+    labels[:, 24:28], labels[:, 28:32] = 0, 1
+    found = [one(picture(64, 64), labels, recipe(), seed)[1] for seed in range(30)]
+    assert sum((crop != 255).any() for crop in found) >= 28
+    first = [one(picture(64, 64), labels, recipe(max_class_share=1.0), seed) for seed in range(30)]
+    assert sum((crop != 255).any() for _, crop in first) < 28  # most crops of one draw miss them
+    for crop, (same, _) in zip(nothing, first, strict=True):  # without any label the first draw stays
+        np.testing.assert_array_equal(crop, same)
+
+
+def recipe(**changes) -> Augment:
+    return PLAIN.model_copy(update={"crop": (16, 16), "max_class_share": 0.9} | changes)
+
+
 def test_base_sets_the_size_at_scale_one():
     recipe = PLAIN.model_copy(update={"crop": (24, 32), "base": (24, 32)})
     frame, labels = one(np.full((48, 64, 3), 7, np.uint8), blocks(48, 64, cell=8), recipe)

@@ -107,9 +107,15 @@ def _draw_crop(
         corner = tuple(int(generator.integers(max(r - c, 0) + 1)) for r, c in zip(resized, settings.crop, strict=True))
         geometry = Geometry((source[0], source[1]), resized, (corner[0], corner[1]), settings.crop, flip)
         warped = np.stack([warp_labels(one, geometry) for one in labels])
-        if largest_share(warped) <= settings.max_class_share:
+        if _share(warped, labels) <= settings.max_class_share:
             break
     return geometry, warped
+
+
+def _share(crop: UInt8[np.ndarray, "T h w"], labels: Sequence[UInt8[np.ndarray, "H W"]]) -> float:
+    """`largest_share` of the crop; 1 where it misses all of the clip's labelled pixels, since nothing can be learned from it."""
+    share = largest_share(crop)
+    return 1.0 if share == 0 and any((one != IGNORE).any() for one in labels) else share
 
 
 def largest_share(labels: UInt8[np.ndarray, "T h w"]) -> float:
