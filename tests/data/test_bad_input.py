@@ -1,6 +1,7 @@
-"""Every kind of bad input in one table: through `semivss data check` each gives one line with file and remedy, and exit code 2."""
+"""Every kind of bad input in one table: each command gives one line with file and remedy, and exit code 2."""
 
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +150,104 @@ def test_other_policies_count_and_go_on(policy, tmp_path, monkeypatch, capsys):
     code, lines = run(monkeypatch, capsys, "data", "check", root, "--policy", policy, "--out", tmp_path / "look.png")
     assert code == 0, lines
     assert told(lines, r"\b2 defects, policy")
+
+
+RECIPE = """
+[[data.train]]
+kind = "vspw"
+path = "$SEMIVSS_TEST_SET"
+[data.augment]
+crop = [32, 32]
+[model.pixel]
+channels = 8
+[train]
+steps = 2
+batch = 6  # all frames of the set in every step
+warmup = 0
+threads = 1
+checkpoint_every = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Path:
+    """Training that was stopped after its first of two steps, predictions and scores, all made while the set was sound."""
+    home = tmp_path_factory.mktemp("begun")
+    write_set(home / "set")
+    (home / "tiny.toml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEMIVSS_TEST_SET", str(home / "set"))
+        patch.setattr("semivss.train.loop.agree", lambda fabric, value: False)  # as Ctrl-C does it
+        for words in commands(home, home / "set").values():
+            patch.setattr(sys, "argv", ["semivss", *map(str, words)])
+            with pytest.raises(SystemExit) as left:
+                main()
+            assert not left.value.code
+    stamp = home / "run" / "student" / "stamp.json"
+    stamp.write_text(stamp.read_text().replace('"finished": true', '"finished": false'))
+    return home
+
+
+def commands(home: Path, root: Path) -> dict[str, tuple[object, ...]]:
+    model, predictions = home / "run" / "student" / "model", home / "predictions"
+    return {
+        "train": ("train", home / "tiny.toml", "--out", home / "run"),
+        "predict": ("predict", model, root, "--split", "train", "--out", predictions, "--overlay", "none"),
+        "score": ("score", predictions, root, "--split", "train", "--json", home / "scores.json"),
+    }
+
+
+def made(home: Path) -> dict[str, bytes]:
+    """What must not be lost: checkpoint, model, predictions, scores."""
+    return {
+        str(path.relative_to(home)): path.read_bytes() for end in ("*.ckpt", "model/*", "*.png", "scores.json") for path in home.rglob(end)
+    }
+
+
+# Predictions are made without masks, scores without frames. Single files that are gone are counted: VSPW as released lacks some.
+READS = {
+    "train": [case for case in SET if "gone" not in case],
+    "predict": [case for case in SET if "gone" not in case and not case.startswith("mask")],
+    "score": [case for case in SET if "gone" not in case and not case.startswith("frame")],
+}
+OTHER_WORDS = {("score", "mask of another size"): r"v1/00000001\.png.*30x20.*31x20"}  # it compares the mask with the prediction
+
+
+@pytest.mark.parametrize(("command", "case"), [(command, case) for command, cases in READS.items() for case in cases])
+def test_no_command_works_on_a_spoiled_set_and_none_loses_what_there_was(command, case, begun, tmp_path, monkeypatch, capsys):
+    home, root = tmp_path / "home", tmp_path / "set"
+    shutil.copytree(begun, home)
+    spoil, pattern = SET[case]
+    spoil(write_set(root))
+    pattern = OTHER_WORDS.get((command, case), pattern)
+    before = made(home)
+    monkeypatch.setenv("SEMIVSS_TEST_SET", str(root))
+    code, lines = run(monkeypatch, capsys, *commands(home, root)[command])
+    assert code == 2, lines
+    (line,) = told(lines, pattern)
+    assert "; " in line
+    assert not told(lines, "Traceback")
+    assert made(home) == before
+    assert len(before) > 10
+
+
+@pytest.mark.parametrize(
+    ("command", "case", "count"),
+    [
+        ("train", "frame gone", "missing_frame 1"),
+        ("train", "mask gone", "missing_mask 1"),
+        ("predict", "frame gone", "missing_frame 1"),
+        ("predict", "mask gone", ""),  # predictions need no masks
+    ],
+)
+def test_a_file_that_is_gone_is_counted(command, case, count, begun, tmp_path, monkeypatch, capsys):
+    shutil.copytree(begun, tmp_path / "home")
+    SET[case][0](write_set(tmp_path / "set"))
+    monkeypatch.setenv("SEMIVSS_TEST_SET", str(tmp_path / "set"))
+    code, lines = run(monkeypatch, capsys, *commands(tmp_path / "home", tmp_path / "set")[command])
+    assert code == 0, lines
+    assert bool(told(lines, "missing")) == bool(count)
+    assert told(lines, count)
 
 
 VIDEOS = {

@@ -187,7 +187,7 @@ def open_inputs(
 def from_dataset(dataset: VideoDataset, left_out: DefectCounter | None = None) -> tuple[InputVideo, ...]:
     """The clips of a data set as videos to segment; the defects that its reader met are added to `left_out`."""
     if left_out is not None:
-        left_out.merge(DefectCounter(dataset.defects))
+        left_out.merge(DefectCounter({kind: files for kind, files in dataset.defects.items() if kind != "missing_mask"}))  # opens none
     return tuple(VideoInput(clip.path, clip.name) if isinstance(clip, VideoClip) else ClipInput(clip) for clip in dataset.clips)
 
 
