@@ -309,3 +309,10 @@ def test_a_damaged_video_is_named_and_nothing_written(tmp_path):
 def test_a_source_that_does_not_exist(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         import_any(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_a_vspw_folder_is_a_data_set_already(tmp_path):
+    save(tmp_path / "set" / "data" / "v1" / "origin" / "1.jpg", frame(1))
+    with pytest.raises(DataError, match=r'set: a data set in the VSPW layout already.*kind = "vspw"'):
+        import_any(tmp_path / "set", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

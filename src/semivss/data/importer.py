@@ -67,6 +67,8 @@ def import_frames(
     """
     if not Path(frames).is_dir():
         raise DataError(f"{frames}: no such folder; give a folder of frames")
+    if next(Path(frames).glob("data/*/origin"), None):
+        raise DataError(f'{frames}: a data set in the VSPW layout already; use it in a recipe as it is, with kind = "vspw"')
     if not _has_pictures(Path(frames)):
         raise DataError(f"{frames}: no pictures (.jpg, .png) in it or its folders; give a folder of frames or videos")
     rows = read_class_list(Path(classes)) if classes else ()
