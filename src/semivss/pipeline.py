@@ -11,6 +11,7 @@ from semivss.atomic import atomic_bytes, atomic_json, newest
 from semivss.data.clips import VideoDataset
 from semivss.data.policy import DefectCounter, Policy
 from semivss.data.source import open_source
+from semivss.digest import file_sha256
 from semivss.errors import SemivssError
 from semivss.metrics.score import Missing
 from semivss.progress import say
@@ -192,8 +193,7 @@ def model_hash(folder: Path) -> str:
     weights = newest(folder, "model.safetensors")
     if not weights.is_file():
         raise SemivssError(f"{weights}: missing; train the model first with semivss train")
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(weights)
 
 
 def split_hash(dataset: VideoDataset) -> str:

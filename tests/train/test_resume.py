@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import os
 import random
 import shutil
@@ -253,6 +254,8 @@ def test_a_checkpoint_with_code_inside_is_not_run(recipe, tmp_path):
 def test_two_processes_never_share_a_folder(recipe, tmp_path):
     from filelock import FileLock
 
-    (tmp_path / "run").mkdir()
-    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(SemivssError, match="another process is training into this folder"):
-        train(recipe, tmp_path / "run")
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".lock.json").write_text(json.dumps({"pid": 4711, "host": "there", "since": "2024-01-01 10:00:00"}))
+    with FileLock(out / ".lock"), pytest.raises(SemivssError, match=r"process 4711 on there .* is writing there; .*--out"):
+        train(recipe, out)

@@ -16,12 +16,12 @@ from semivss.data.labels import LabelSet
 from semivss.data.policy import Defect, DefectCounter, Policy
 from semivss.errors import DataError, DefectError
 from semivss.infer.inputs import Frames, InputVideo, from_dataset
-from semivss.infer.lock import locked
 from semivss.infer.manifest import made_from, write_manifest
 from semivss.infer.stream import FrameModel, ensemble_shares
 from semivss.infer.stream import stream_distribution as stream_distribution
 from semivss.infer.views import View, views_from
 from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers, overlay_path, read_record, record_path
+from semivss.lock import locked
 from semivss.posterior import entropy
 from semivss.progress import say, track
 from semivss.recipe import Predict

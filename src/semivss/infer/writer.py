@@ -26,6 +26,7 @@ from PIL import Image
 from semivss.atomic import atomic_bytes, atomic_file
 from semivss.data.labels import LabelSet
 from semivss.data.video import VideoWriter
+from semivss.digest import file_sha256
 from semivss.errors import DataError
 from semivss.infer.overlay import compose
 from semivss.recipe import Predict
@@ -86,8 +87,7 @@ class VideoFiles:
                 self._waiting.popleft().result()
             self._overlays.close()
             if self._overlay is not None:
-                with self._overlay.path.open("rb") as file:
-                    self._note(self._overlay.path, self._overlay.path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+                self._note(self._overlay.path, self._overlay.path.stat().st_size, file_sha256(self._overlay.path))
             self._line({"frames": self._frames, **summary})
         except BaseException as failure:
             self._stack.__exit__(type(failure), failure, failure.__traceback__)

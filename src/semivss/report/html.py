@@ -1,7 +1,6 @@
 """A run folder in, one self-contained HTML page out: scores, curves, pictures, film strips, recipe, versions, hashes."""
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 from semivss.atomic import atomic_bytes, newest
 from semivss.data.labels import LabelSet, distinct_colors
 from semivss.data.source import open_source
+from semivss.digest import file_sha256
 from semivss.errors import DataError, SemivssError
 from semivss.metrics.scores import Scores, notes, percent
 from semivss.progress import track
@@ -190,25 +190,20 @@ def _facts(run: Path, recipe: Recipe, content: Mapping[str, Any], sections: list
     yield "recipe hash", recipe.digest() + _stale(provenance.get("recipe"), recipe.digest())
     yield "seed", str(provenance.get("seed", recipe.train.seed))
     weights = newest(run / "student" / "model", "model.safetensors")
-    digest = _sha256(weights) if weights.is_file() else ""
+    digest = file_sha256(weights) if weights.is_file() else ""
     yield "model SHA-256", (digest or "no model in this run") + _stale(provenance.get("model"), digest)
     for section in sections:
         if section.split_hash:
             yield f"frames of {section.name}, hash", section.split_hash
         manifest = run / "predictions" / section.name / "manifest.json"
         if manifest.is_file():
-            yield f"prediction manifest of {section.name}, SHA-256", _sha256(manifest)
+            yield f"prediction manifest of {section.name}, SHA-256", file_sha256(manifest)
     for name, version in provenance.get("versions", {}).items():
         yield f"{name} version", str(version)
 
 
 def _stale(recorded: Any, now: str) -> str:
     return f" (scored with {recorded}: score again)" if recorded and now and recorded != now else ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _defects(run: Path, sections: list[SetSection]) -> Iterator[tuple[str, str, int, str]]:

@@ -26,7 +26,7 @@ from semivss.train.interrupt import Interrupt
 from semivss.train.journal import Journal
 from semivss.train.optim import build_optimizer, learning_rate, set_learning_rate
 from semivss.train.panels import save_panel
-from semivss.train.processes import locked, start_fabric
+from semivss.train.processes import run_folder, start_fabric
 from semivss.train.steps import WEIGHTS, Objective, StepResult, agree, check_patience, seed_of, train_step
 
 
@@ -60,7 +60,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = True) -> None:
     fabric = start_fabric(recipe)
     if recipe.data.unlabelled and fabric.is_global_zero:
         say(f"{recipe.name}: supervised training reads labelled data only; data.unlabelled stays unread")
-    with locked(out, fabric), Interrupt() as interrupt:
+    with run_folder(out, fabric), Interrupt() as interrupt:
         run = Run(recipe, out, fabric, interrupt)
         if resume:
             run.load()

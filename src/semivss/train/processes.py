@@ -6,10 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from lightning_fabric import Fabric
 
-from semivss.errors import SemivssError
+from semivss.lock import locked
 from semivss.recipe import Recipe
 
 
@@ -30,22 +29,16 @@ def start_fabric(recipe: Recipe) -> Fabric:
 
 
 @contextmanager
-def locked(out: Path, fabric: Fabric) -> Iterator[None]:
-    """Hold the folder for this run. Raises SemivssError when another process does, or when it cannot be made."""
+def run_folder(out: Path, fabric: Fabric) -> Iterator[None]:
+    """Hold the folder for this run's processes; the first of them locks it and clears up after killed ones.
+
+    Raises:
+        SemivssError: another process holds it, or it cannot be made.
+    """
     if not fabric.is_global_zero:
         yield
         return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise SemivssError(f"{out}: another process is training into this folder; wait for it, or use another --out") from error
-    except OSError as error:
-        raise SemivssError(f"{out}: cannot be used as output folder ({error.strerror}); choose another place with --out") from error
-    try:
+    with locked(out):
         for rest in out.rglob(".*.tmp"):  # of writers that were killed; none can be alive while the lock is ours
             rest.unlink(missing_ok=True)
         yield
-    finally:
-        lock.release()
