@@ -20,8 +20,8 @@ from semivss.metrics.confusion import ClassScores, Confusion, size_text
 class Windows:
     """Integer counts of the windows of length n of one video; window t covers frames t .. t + n - 1."""
 
-    stable: list[int] = field(default_factory=list)  # |S_t|: pixels whose ground truth label stays the same
-    kept: list[int] = field(default_factory=list)  # |S_t and Q_t|: and whose prediction stays the same
+    stable: list[int] = field(default_factory=list)  # ``|S_t|``: pixels whose ground truth label stays the same
+    kept: list[int] = field(default_factory=list)  # ``|S_t and Q_t|``: and whose prediction stays the same
     stable_labelled: list[int] = field(default_factory=list)  # S_t without ignored pixels
     kept_correct: list[int] = field(default_factory=list)  # and whose prediction stays the same and is right
 
@@ -46,7 +46,7 @@ class VideoConsistency:
     """Windows of ONE video for every n in a single pass that remembers one frame.
 
     For a window at t, S_t are the pixels whose ground truth label is the same in n frames, Q_t those whose prediction is, and
-    vc_t = |S_t and Q_t| / |S_t|. VC_n is the mean of vc_t over all windows of all videos, empty S_t left out. Ignored pixels that
+    vc_t = ``|S_t and Q_t|`` / ``|S_t|``. VC_n is the mean of vc_t over all windows of all videos, empty S_t left out. Ignored pixels that
     stay ignored belong to S_t. Windows start at 0 .. T-n-1, so a video needs n + 1 frames: the last window is counted but not used.
 
     Two maps hold for how many frames in a row the ground truth (and both it and the prediction) stood still, up to a limit.
