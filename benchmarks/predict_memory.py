@@ -26,7 +26,7 @@ from semivss.data.video import VideoFile, VideoWriter
 from semivss.infer.inputs import OnDefect
 from semivss.infer.predict import predict
 from semivss.models.zoo import build_segmenter
-from semivss.recipe import Model, PixelHead, Predict, Views
+from semivss.settings import Model, PixelHead, Predict, Views
 
 EARLY, LIMIT = 600, 1.02
 SIZE = (64, 96)

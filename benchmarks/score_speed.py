@@ -23,7 +23,7 @@ from PIL import Image
 
 from semivss.data.source import open_source
 from semivss.metrics.score import score_folder
-from semivss.recipe import Score, Source
+from semivss.settings import Score, Source
 
 SIZE = (480, 853)
 REGIONS, CLASSES = 40, 124

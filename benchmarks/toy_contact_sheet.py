@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from semivss.atomic import atomic_file
 from semivss.data.palette import colorize
 from semivss.data.toy import toy_dataset, toy_labels
-from semivss.recipe import Toy
+from semivss.settings import Toy
 
 SIZE = (180, 240)
 FRAME = 3

@@ -22,7 +22,7 @@ from semivss.data.labels import LabelSet, distinct_colors
 from semivss.losses.supervised import supervised_loss
 from semivss.models.mask2former import transformers_config
 from semivss.models.zoo import build_segmenter
-from semivss.recipe import Mask2FormerHead, Model
+from semivss.settings import Mask2FormerHead, Model
 
 HEADS = {
     "small": Mask2FormerHead(

@@ -107,7 +107,8 @@ def predict(
 ) -> None:
     """Segment videos, frame folders or a data set with one model or an ensemble. Finished videos are skipped."""
     from semivss.pipeline import models_and_inputs, predict_paths
-    from semivss.recipe import Predict, Views, checked
+    from semivss.recipe import checked
+    from semivss.settings import Predict, Views
 
     if len(words) < 2:
         raise SemivssError("predict: needs at least one model folder and one input; write semivss predict MODEL... INPUT")
@@ -142,7 +143,7 @@ def score(
 ) -> None:
     """mIoU, weighted IoU, accuracy, VC8 and VC16 of predictions against masks."""
     from semivss.pipeline import score_paths
-    from semivss.recipe import Score
+    from semivss.settings import Score
 
     score_paths(
         predictions, truth, Score(vc_labels=vc_labels), split=split, kind=kind, missing=missing, flow=flow, json=json, policy=policy

@@ -15,7 +15,8 @@ from semivss.digest import file_sha256
 from semivss.errors import SemivssError
 from semivss.metrics.score import Missing
 from semivss.progress import say
-from semivss.recipe import Predict, Recipe, Score, Source, dump_recipe, evaluation_sets, load_recipe
+from semivss.recipe import Recipe, dump_recipe, evaluation_sets, load_recipe
+from semivss.settings import Predict, Score, Source
 from semivss.stage import Stage, flat, is_main_process, versions
 
 

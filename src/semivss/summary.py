@@ -9,7 +9,8 @@ from semivss.data.labels import vspw124
 from semivss.losses.supervised import supervised_loss
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
-from semivss.recipe import Recipe, Views, dump_recipe
+from semivss.recipe import Recipe, dump_recipe
+from semivss.settings import Views
 
 
 def describe(recipe: Recipe) -> str:

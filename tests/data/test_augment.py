@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semivss.data.augment import Geometry, augment_clip, largest_share, warp_frame, warp_labels
-from semivss.recipe import Augment
+from semivss.settings import Augment
 
 PLAIN = Augment(crop=(48, 64), scale=(1.0, 1.0), flip=0.0, photometric=False, max_class_share=1.0)
 

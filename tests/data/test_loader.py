@@ -21,7 +21,7 @@ from semivss.data.sampling import (
     source_weights,
 )
 from semivss.errors import DataError, DefectError, RecipeError
-from semivss.recipe import Augment, Data, Phase, Sampling, Source, Train
+from semivss.settings import Augment, Data, Phase, Sampling, Source, Train
 
 CLASSES = LabelSet("four", ("a", "b", "c", "d"), distinct_colors(4), (False,) * 4)
 SOURCE = Source(kind="toy")

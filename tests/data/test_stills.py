@@ -14,7 +14,7 @@ from semivss.data.policy import read_pair
 from semivss.data.source import open_source
 from semivss.data.stills import PanopticReader, read_ade20k, read_cityscapes, read_coco_panoptic, read_coco_stuff
 from semivss.errors import DataError, DefectError
-from semivss.recipe import Source
+from semivss.settings import Source
 
 VSPW = vspw124().names
 

@@ -16,7 +16,7 @@ from semivss.data.toy_render import expose, flow_between, plane_coordinates, ras
 from semivss.data.toy_scene import FIRST_PART, ID, NAMES, Camera, Part, Scene, point, pyramid
 from semivss.data.toy_world import build_scene
 from semivss.errors import DataError
-from semivss.recipe import Toy
+from semivss.settings import Toy
 
 SMALL = (60, 80)
 

@@ -11,7 +11,7 @@ from semivss.data.toy import toy_dataset, toy_labels
 from semivss.data.toy_files import write_toy, write_vspw
 from semivss.data.vspw import read_vspw
 from semivss.errors import DataError
-from semivss.recipe import Toy
+from semivss.settings import Toy
 
 SIZE = (60, 80)
 

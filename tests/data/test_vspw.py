@@ -13,7 +13,7 @@ from semivss.data.policy import DefectCounter, read_labels, read_pair
 from semivss.data.source import open_source
 from semivss.data.vspw import read_vspw
 from semivss.errors import DataError, DefectError
-from semivss.recipe import Source
+from semivss.settings import Source
 
 
 def write(path: Path, array) -> Path:

@@ -107,7 +107,7 @@ def test_the_identity_tells_other_content_apart(tmp_path: Path) -> None:
 
 def test_a_data_set_of_clips_can_be_given_directly(tmp_path: Path) -> None:
     from semivss.data.toy import toy_dataset
-    from semivss.recipe import Toy
+    from semivss.settings import Toy
 
     dataset = toy_dataset(Toy(clips=2, frames=3, size=(48, 64)))
     found = from_dataset(dataset)

@@ -24,7 +24,7 @@ from semivss.infer.predict import predict
 from semivss.infer.stream import stream_distribution
 from semivss.infer.views import views_from
 from semivss.posterior import entropy
-from semivss.recipe import Predict, Views
+from semivss.settings import Predict, Views
 from semivss.tensors import PixelLogits
 
 CLASSES = LabelSet("three", ("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), (False,) * 3)

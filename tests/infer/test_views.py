@@ -13,7 +13,7 @@ from semivss.data.labels import LabelSet
 from semivss.errors import SemivssError
 from semivss.infer.stream import stream_distribution
 from semivss.infer.views import View, views_from
-from semivss.recipe import Views
+from semivss.settings import Views
 from semivss.tensors import MaskLogits, PixelLogits
 
 CLASSES = LabelSet("three", ("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), (False,) * 3)

@@ -12,7 +12,7 @@ from semivss.losses.mask import class_loss, mask_loss, mask_terms, target_classe
 from semivss.losses.matcher import Matches, NonFiniteCost, assign
 from semivss.losses.points import Points, ValidPixels
 from semivss.models.mask2former import transformers_config
-from semivss.recipe import Mask2FormerHead
+from semivss.settings import Mask2FormerHead
 from semivss.tensors import MaskLogits
 
 SETTINGS = Mask2FormerHead(channels=32, heads=4, queries=6, points=400)

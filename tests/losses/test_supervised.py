@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from semivss.losses.supervised import pixel_loss, supervised_loss
-from semivss.recipe import Mask2FormerHead, Model
+from semivss.settings import Mask2FormerHead, Model
 from semivss.tensors import MaskLogits, PixelLogits
 
 

@@ -15,7 +15,7 @@ from semivss.errors import DataError, DefectError
 from semivss.metrics.confusion import Confusion
 from semivss.metrics.consistency import VideoConsistency
 from semivss.metrics.score import Scores, render, score_folder
-from semivss.recipe import Score
+from semivss.settings import Score
 
 CLASSES = LabelSet("three", ("wall", "[red]<sky>", "car"), ((9, 9, 9), (0, 0, 255), (255, 0, 0)), (False, False, True))
 SETTINGS = Score(vc=(2, 3))

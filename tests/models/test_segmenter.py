@@ -11,7 +11,7 @@ from semivss.losses.supervised import supervised_loss
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
 from semivss.posterior import class_distribution
-from semivss.recipe import Mask2FormerHead, Model, PixelHead
+from semivss.settings import Mask2FormerHead, Model, PixelHead
 from semivss.tensors import MaskLogits, PixelLogits
 
 BACKBONES = ["tiny", "timm/tf_efficientnet_lite0", "timm/resnet18", "timm/convnext_atto", "timm/swin_tiny_patch4_window7_224"]

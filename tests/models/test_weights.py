@@ -19,7 +19,7 @@ from semivss.errors import WeightsError
 from semivss.models import weights as weights_module
 from semivss.models.weights import LITE0, lite0_file, lite_names, load_backbone_weights, read_tensors
 from semivss.models.zoo import build_segmenter
-from semivss.recipe import Model
+from semivss.settings import Model
 
 NAME = "tf_efficientnet_lite0"
 ALL = 296  # tensors of the classifier; its backbone form lacks the 8 of conv_head, bn2 and classifier

@@ -6,7 +6,7 @@ from torch import nn
 
 from semivss.data.labels import LabelSet, distinct_colors
 from semivss.models.zoo import build_segmenter
-from semivss.recipe import Model, Train
+from semivss.settings import Model, Train
 from semivss.train.ema import AveragedModel
 from semivss.train.optim import build_optimizer, learning_rate, named_roles, set_learning_rate
 

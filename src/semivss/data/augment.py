@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from semivss.data.labels import IGNORE
-from semivss.recipe import Augment
+from semivss.settings import Augment
 
 TRIES = 10  # crops drawn at most until one obeys the class-share limit; the last one is taken as it is
 

@@ -21,7 +21,7 @@ from semivss.data.video import SUFFIXES, VideoFile
 from semivss.data.video_clip import VideoClip
 from semivss.errors import DefectError
 from semivss.progress import say, track
-from semivss.recipe import Source
+from semivss.settings import Source
 
 _SAMPLES = 6  # frames in the preview
 _REMEDY = {  # of defects that are known by name only, because they were found while listing files

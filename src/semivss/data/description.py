@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 from semivss.atomic import atomic_bytes
 from semivss.data.labels import LabelSet, distinct_colors, label_set
 from semivss.errors import DataError, RecipeError
-from semivss.recipe import Positive, Settings, checked
+from semivss.recipe import checked
+from semivss.settings import Positive, Settings
 
 FILE_NAME = "dataset.toml"
 Channel = Annotated[int, Field(ge=0, le=255)]

@@ -23,7 +23,7 @@ from semivss.data.policy import Defect, DefectCounter, Pair, Policy, read_pair
 from semivss.data.sampling import Choice, Unit, build_units, choose_frames, source_weights
 from semivss.data.source import open_source
 from semivss.errors import DataError, DefectError, RecipeError, SemivssError
-from semivss.recipe import Data, Source, Train
+from semivss.settings import Data, Source, Train
 from semivss.tensors import Batch
 
 LABELLED, UNLABELLED = 0, 1  # stream numbers: part of every seed, so that the two streams draw independently

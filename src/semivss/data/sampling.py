@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float64, Int64
 from semivss.data.clips import Clip, VideoDataset
 from semivss.data.policy import Policy, read_labels
 from semivss.errors import DataError
-from semivss.recipe import Phase, Sampling
+from semivss.settings import Phase, Sampling
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from semivss.data.files import FileClip, IndexReader
 from semivss.data.labels import LabelMap, StrayValuesError, label_set, load_label_map
 from semivss.data.policy import Policy
 from semivss.errors import DataError
-from semivss.recipe import Source
+from semivss.settings import Source
 
 __all__ = ["FileClip", "RemappedClip", "UnlabelledClip", "open_source", "remapped", "without_labels"]
 

@@ -16,7 +16,7 @@ from semivss.data.toy_render import Raster, expose, flow_between, rasterise, sti
 from semivss.data.toy_scene import NAMES
 from semivss.data.toy_world import build_scene
 from semivss.errors import DataError
-from semivss.recipe import Toy
+from semivss.settings import Toy
 
 # VSPW's own colours are near the same red for grass, road, house, sky, bus and tree: no picture could be read.
 _COLORS = {

@@ -13,7 +13,7 @@ from semivss.data.labels import LabelSet
 from semivss.data.toy import ToyClip, toy_dataset, toy_labels
 from semivss.errors import DataError
 from semivss.progress import say, track
-from semivss.recipe import Toy
+from semivss.settings import Toy
 
 SPLIT_STARTS = {"train": 0, "val": 1000, "test": 2000}  # clip numbers: three stretches of one world
 

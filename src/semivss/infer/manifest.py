@@ -16,7 +16,7 @@ from semivss.data.labels import LabelSet
 from semivss.data.policy import DefectCounter
 from semivss.infer.stream import FrameModel
 from semivss.infer.writer import read_record
-from semivss.recipe import Predict
+from semivss.settings import Predict
 
 
 def made_from(models: Sequence[FrameModel], shares: Sequence[float], settings: Predict) -> dict[str, Any]:

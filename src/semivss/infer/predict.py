@@ -24,7 +24,7 @@ from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers,
 from semivss.lock import locked
 from semivss.posterior import entropy
 from semivss.progress import say, track
-from semivss.recipe import Predict
+from semivss.settings import Predict
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from semivss.errors import RecipeError
 from semivss.posterior import STRIDE, covered_pixels
-from semivss.recipe import Views
+from semivss.settings import Views
 
 Size = tuple[int, int]  # height, width
 SMALLEST = 32  # pixels a side of a scaled view: one cell of the coarsest feature map

@@ -29,7 +29,7 @@ from semivss.data.video import VideoWriter
 from semivss.digest import file_sha256
 from semivss.errors import DataError
 from semivss.infer.overlay import compose
-from semivss.recipe import Predict
+from semivss.settings import Predict
 
 RESERVED = ("entropy", "probabilities", "records")  # folders beside those of the videos
 _AHEAD = 4  # frames that may wait for the writing thread

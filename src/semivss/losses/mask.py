@@ -13,7 +13,7 @@ from torch import Tensor
 from semivss.losses.matcher import Matches, assign, matching_costs, mean_count
 from semivss.losses.points import Points, ValidPixels
 from semivss.posterior import covered_pixels
-from semivss.recipe import Mask2FormerHead
+from semivss.settings import Mask2FormerHead
 from semivss.tensors import IGNORE, MaskLogits
 
 

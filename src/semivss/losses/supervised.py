@@ -6,7 +6,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from semivss.posterior import resize_maps
-from semivss.recipe import Model
+from semivss.settings import Model
 from semivss.tensors import IGNORE, MaskLogits, PixelLogits
 
 

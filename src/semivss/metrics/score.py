@@ -18,7 +18,7 @@ from semivss.metrics.confusion import Confusion, size_text
 from semivss.metrics.consistency import VideoConsistency, window_mean
 from semivss.metrics.scores import Consistency, Scores, VideoScores, render
 from semivss.progress import track
-from semivss.recipe import Score
+from semivss.settings import Score
 
 __all__ = ["Scores", "render", "score_folder"]
 

@@ -13,7 +13,7 @@ from semivss.atomic import atomic_set, newest
 from semivss.data.labels import LabelSet
 from semivss.errors import DataError, WeightsError
 from semivss.models.segmenter import Segmenter
-from semivss.recipe import Model
+from semivss.settings import Model
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT = 1  # of config.json; raised when an older reader would misunderstand it

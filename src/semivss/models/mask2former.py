@@ -10,7 +10,7 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixe
 
 from semivss.errors import RecipeError
 from semivss.models.deform_attn import DeformableAttention
-from semivss.recipe import Mask2FormerHead
+from semivss.settings import Mask2FormerHead
 from semivss.tensors import MaskLogits
 
 GROUPS = 32  # of transformers' group normalisation

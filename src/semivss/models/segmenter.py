@@ -11,7 +11,7 @@ from torch import Tensor, channels_last, nn, tensor
 from semivss.data.labels import LabelSet
 from semivss.models.pyramid import Pyramid
 from semivss.posterior import STRIDE
-from semivss.recipe import Model
+from semivss.settings import Model
 from semivss.tensors import MaskLogits, PixelLogits
 
 MULTIPLE = 32  # stride of the coarsest map

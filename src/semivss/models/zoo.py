@@ -6,7 +6,7 @@ from semivss.data.labels import LabelSet
 from semivss.errors import WeightsError
 from semivss.models.pyramid import Pyramid
 from semivss.models.segmenter import Segmenter
-from semivss.recipe import Model
+from semivss.settings import Model
 
 
 def build_segmenter(model: Model, label_set: LabelSet) -> Segmenter:

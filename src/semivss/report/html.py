@@ -15,8 +15,9 @@ from semivss.digest import file_sha256
 from semivss.errors import DataError, SemivssError
 from semivss.metrics.scores import Scores, notes, percent
 from semivss.progress import track
-from semivss.recipe import Recipe, Source, evaluation_sets, load_recipe
+from semivss.recipe import Recipe, evaluation_sets, load_recipe
 from semivss.report import pictures, plots
+from semivss.settings import Source
 
 FILM_BYTES = 4_500_000  # of all film strips together; the rest of a page is far below 3 MB
 MOST_FILMS = 24

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import Parameter
 
-from semivss.recipe import Train
+from semivss.settings import Train
 
 # Learned positions, queries and level marks: added to features as they are, so shrinking them towards 0 is no regularisation.
 EMBEDDINGS = ("pos_embed", "position_bias", "level_embed", "query_embed", "query_feat", "cls_token")

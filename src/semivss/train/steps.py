@@ -13,7 +13,7 @@ from semivss.errors import SemivssError
 from semivss.losses.matcher import NonFiniteCost
 from semivss.losses.supervised import supervised_loss
 from semivss.models.segmenter import Segmenter
-from semivss.recipe import Train
+from semivss.settings import Train
 from semivss.tensors import Batch
 
 PATIENCE = 10  # skipped steps in a row until training stops
