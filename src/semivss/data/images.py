@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from PIL import Image, UnidentifiedImageError
 
 from semivss.errors import DefectError
@@ -76,6 +76,19 @@ def read_color_mask(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         )
     image = _open(data, path)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def read_codes(path: Path) -> UInt16[np.ndarray, "H W"]:
+    """The values of a 16-bit grey PNG; checked as `read_mask` checks.
+
+    Raises:
+        DefectError: kind missing_file, zero_byte, truncated, corrupt_png, wrong_type, too_large or not_16bit.
+    """
+    path = Path(path)
+    data = _png(path)
+    if (data[24], data[25]) != (16, _GREY):
+        raise DefectError(path, "not_16bit", "not a 16-bit grey picture, as entropy maps are", _REMAKE)
+    return np.asarray(_open(data, path)).astype(np.uint16)
 
 
 def _png(path: Path) -> bytes:

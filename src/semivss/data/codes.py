@@ -1,0 +1,48 @@
+"""Entropies in, the 16-bit codes of their files out, and back; histograms of codes in, the code of a percentile out. The one home of both.
+
+A code is round(65535 * sqrt(H / log C)): the square root spends the codes where most pixels are, near 0. Everything that splits pixels
+compares codes, so that a pixel is on the same side of a threshold wherever and whenever it is asked: code >= threshold is unreliable.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt8, UInt16
+
+HIGHEST = 65535
+ABOVE = HIGHEST + 1  # the threshold that no code reaches: every pixel is reliable
+BINS = 4096
+BIN_WIDTH = ABOVE // BINS  # codes a bin
+
+
+def code_of_entropy(entropy: Float[np.ndarray, "..."] | float, num_classes: int) -> UInt16[np.ndarray, "..."]:
+    """Codes of entropies in nats; what lies outside 0..log C is cut."""
+    share = np.clip(np.asarray(entropy, np.float32) / np.float32(math.log(num_classes)), 0, 1)
+    return np.asarray(np.rint(HIGHEST * np.sqrt(share)), np.uint16)
+
+
+def entropy_of_code(codes: Any, num_classes: int) -> Float[np.ndarray, "..."]:
+    """Entropies in nats, float64, of integer codes (an array or one number)."""
+    return np.asarray(np.square(np.asarray(codes, np.float64) / HIGHEST) * math.log(num_classes))
+
+
+def code_histogram(labels: UInt8[np.ndarray, "H W"], codes: UInt16[np.ndarray, "H W"], num_classes: int) -> Int64[np.ndarray, "C 4096"]:
+    """Pixels of each class (row) by code, 16 codes a bin. Labels that are no class are not counted."""
+    known = labels < num_classes
+    keys = labels[known].astype(np.int64) * BINS + codes[known] // BIN_WIDTH
+    return np.bincount(keys, minlength=num_classes * BINS).reshape(num_classes, BINS)
+
+
+def percentile_code(counts: Int64[np.ndarray, "4096"], alpha: float) -> int:
+    """The threshold from which on codes are unreliable: the (100 - alpha)th percentile, as the lower edge of the bin it lies in.
+
+    At least `alpha` percent of the pixels are unreliable then: ties, and what shares the percentile's bin (1/4096 of the range), fall on
+    the unreliable side, as U2PL's strict `<` has it. All codes equal: nothing is reliable. alpha 0, or no pixel: `ABOVE`.
+    """
+    total = int(counts.sum())
+    if alpha <= 0 or not total:
+        return ABOVE
+    rank = (100 - alpha) / 100 * (total - 1)  # of the order statistics, as numpy.percentile counts them
+    position = int(np.searchsorted(np.cumsum(counts), math.floor(rank), side="right"))
+    return position * BIN_WIDTH

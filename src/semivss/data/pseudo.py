@@ -1,0 +1,217 @@
+"""A folder of pseudo labels in; the labels, entropy codes and likely classes of any of its frames out, checked against its manifest.
+
+`infer/pseudo.py` writes the folder and describes its files. A label file whose content is no longer the recorded one was corrected by
+hand: its pixels are all certain (code 0), whatever its entropy file says, because a person looked at them; 255 stays "ignore".
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt8, UInt16
+
+from semivss.data.clips import VideoDataset
+from semivss.data.codes import BINS, percentile_code
+from semivss.data.images import read_codes, read_mask
+from semivss.data.labels import IGNORE, LabelSet
+from semivss.data.policy import Policy
+from semivss.digest import file_sha256
+from semivss.errors import DataError, DefectError
+from semivss.progress import track
+
+KIND = "pseudo labels"  # what the manifest says it is one of
+HISTOGRAM = "histogram.npz"
+ENTROPY, TOP, CONFIDENCE = "entropy", "top", "confidence"  # folders beside those of the videos
+_AGAIN = "run the same semivss pseudo-label command again"
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoFolder:
+    """Pseudo labels of some videos, read frame by frame. Frames go by (video, stem)."""
+
+    folder: Path
+    label_set: LabelSet
+    histogram: Int64[np.ndarray, "C 4096"]  # pixels of each pseudo class by entropy code, as they were labelled
+    stems: Mapping[str, frozenset[str]]  # labelled frames of each video
+    edited: tuple[str, ...]  # "<video>/<stem>" of frames whose labels were corrected by hand, in the manifest's order
+    made_from: Mapping[str, Any]  # hashes and weights of the models, views, window
+    left_out: Mapping[str, int]  # frames or videos that could not be read, by kind of defect
+
+    def labels(self, video: str, stem: str) -> UInt8[np.ndarray, "H W"]:
+        """The arg max of every pixel, or what a person made of it; 255 only where a person wrote it.
+
+        Raises:
+            DefectError: the file is gone or damaged, or holds an id that is neither a class nor 255.
+        """
+        path = self.folder / video / f"{stem}.png"
+        labels = read_mask(path)
+        stray = (labels >= len(self.label_set)) & (labels != IGNORE)
+        if stray.any():
+            worst, pixels = int(labels[stray].max()), int(stray.sum())
+            detail = f"holds the id {worst} ({pixels} pixels are no class), but ids are 0..{len(self.label_set) - 1} and 255"
+            raise DefectError(path, "unknown_id", detail, "correct the file, or delete it and " + _AGAIN)
+        return labels
+
+    def codes(self, video: str, stem: str) -> UInt16[np.ndarray, "H W"]:
+        """Entropy codes (`data/codes.py`); all 0 for a frame corrected by hand. Raises DefectError."""
+        if self.is_edited(video, stem):
+            return np.zeros(self.labels(video, stem).shape, np.uint16)
+        return read_codes(self.folder / ENTROPY / video / f"{stem}.png")
+
+    def top_classes(self, video: str, stem: str) -> UInt8[np.ndarray, "K h w"] | None:
+        """Ids of the K most likely classes of each 8 x 8 cell, most likely first; none where they were not written. Raises DefectError."""
+        path = self.folder / TOP / video / f"{stem}.npz"
+        if not path.is_file():
+            return None
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+                return np.asarray(file["ids"], np.uint8)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DefectError(path, "truncated", "not readable as class ids", f"delete it and {_AGAIN}") from error
+
+    def is_edited(self, video: str, stem: str) -> bool:
+        """Whether a person corrected the frame's labels."""
+        return f"{video}/{stem}" in self.edited
+
+    def threshold_code(self, alpha: float) -> int:
+        """The code from which on a pixel is unreliable, so that `alpha` percent of all labelled pixels are; see `percentile_code`."""
+        return percentile_code(self.histogram.sum(0), alpha)
+
+    def class_threshold_codes(self, alpha: float) -> Int64[np.ndarray, "C"]:
+        """The same within each pseudo class; a class without a pixel has the code that none reaches."""
+        return np.array([percentile_code(row, alpha) for row in self.histogram], np.int64)
+
+    def check(self, dataset: VideoDataset, policy: Policy = "strict") -> None:
+        """See that every frame of `dataset` is labelled. Under skip and ignore frames that labelling had to leave out may be missing.
+
+        Raises:
+            DataError: the data set has other classes, or a frame has no pseudo label.
+        """
+        check_classes(self.folder, self.label_set.names, dataset.label_set)
+        names = [(clip.name, stem) for clip in dataset.clips for stem in clip.stems]
+        missing = [f"{video}/{stem}" for video, stem in names if stem not in self.stems.get(video, ())]
+        allowed = 0 if policy == "strict" else sum(self.left_out.values())
+        if len(missing) > allowed:
+            more = f" ({len(missing)} of {len(names)} frames are missing)" if len(missing) > 1 else ""
+            remedy = f"label the whole of {dataset.name}: semivss pseudo-label goes on where it stopped"
+            raise DataError(f"{self.folder}: incomplete, no pseudo label of {missing[0]}{more}; {remedy}")
+
+
+def open_pseudo(
+    folder: Path, label_set: LabelSet | None = None, *, accept_edited: bool = False, models: Collection[str] | None = None
+) -> PseudoFolder:
+    """Open a folder of pseudo labels and compare every file with its recorded hash.
+
+    Args:
+        label_set: the classes they are to have; none = whatever they have.
+        accept_edited: use files that were changed by hand, instead of stopping there.
+        models: hashes of the models that must have made them, in any order; none = any.
+
+    Raises:
+        DataError: no finished folder of pseudo labels, other classes, other models, a file is gone, or one was edited.
+        DefectError: an edited file holds no labels of its frame.
+    """
+    folder = Path(folder)
+    manifest = _manifest(folder)
+    names = tuple(manifest["classes"])
+    if label_set is not None:
+        check_classes(folder, names, label_set)
+    if models is not None and sorted(models) != sorted(manifest["made_from"]["models"]):
+        raise DataError(
+            f"{folder}: made by other weights than those given now; make the pseudo labels again with them (semivss pseudo-label --out), "
+            "or go on with the models that made them"
+        )
+    changed = _changed(folder, manifest["files"])
+    if changed and not accept_edited:
+        more = f" and so were {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise DataError(
+            f"{folder / changed[0]}: edited by hand (other hash than in the manifest){more}; use what is there with --accept-edited"
+        )
+    own = label_set or LabelSet(manifest["label_set"], names, tuple(map(tuple, manifest["colors"])), (False,) * len(names))
+    labelled = [path for path in (Path(entry["path"]) for entry in manifest["files"]) if _is_label(path)]
+    edited = tuple(path.with_suffix("").as_posix() for path in labelled if path.as_posix() in set(changed))
+    stems: dict[str, set[str]] = {}
+    for path in labelled:
+        stems.setdefault(path.parent.as_posix(), set()).add(path.stem)
+    opened = PseudoFolder(
+        folder,
+        own,
+        _histogram(folder / HISTOGRAM, len(names)),
+        {video: frozenset(found) for video, found in stems.items()},
+        edited,
+        manifest["made_from"],
+        {kind: int(entry["count"]) for kind, entry in manifest["defects"].items()},
+    )
+    _check_edited(opened)
+    return opened
+
+
+def check_classes(folder: Path, names: tuple[str, ...], label_set: LabelSet) -> None:
+    """Raise DataError unless the pseudo labels' class ids mean what they mean in `label_set`."""
+    if names == label_set.names:
+        return
+    if len(names) != len(label_set):
+        what = f"they have {len(names)} classes, {label_set.name} has {len(label_set)}"
+    else:
+        index = next(i for i, pair in enumerate(zip(names, label_set.names, strict=True)) if pair[0] != pair[1])
+        order = "the same classes in another order" if sorted(names) == sorted(label_set.names) else "another class set"
+        what = f"they were made with {order}: id {index} is {names[index]!r} there and {label_set.names[index]!r} in {label_set.name}"
+    raise DataError(f"{folder}: pseudo labels do not fit, {what}; label the video with models trained on these classes")
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise DataError(f"{folder}: no finished pseudo labels there (no manifest.json); make them with semivss pseudo-label")
+    try:
+        manifest = dict(json.loads(path.read_bytes()))
+        if manifest.get("kind") != KIND:
+            raise DataError(f"{folder}: predictions, no pseudo labels (they lack the entropies' histogram); use semivss pseudo-label")
+        manifest["classes"], manifest["made_from"]["models"], manifest["files"], manifest["defects"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: not readable as a manifest of pseudo labels; {_AGAIN}") from error
+    return manifest
+
+
+def _is_label(path: Path) -> bool:
+    return path.suffix == ".png" and path.parts[0] not in (ENTROPY, CONFIDENCE, TOP)
+
+
+def _changed(folder: Path, files: list[dict[str, Any]]) -> list[str]:
+    """Paths of files whose content is not the recorded one. Raises DataError for a file that is gone."""
+    changed = []
+    for entry in track(files, "check pseudo labels", total=len(files), unit="files"):
+        path = folder / entry["path"]
+        try:
+            same = path.stat().st_size == entry["size"] and file_sha256(path) == entry["sha256"]
+        except OSError as error:
+            raise DataError(f"{path}: incomplete pseudo labels, the file cannot be read ({error.strerror}); {_AGAIN}") from error
+        if not same:
+            changed.append(entry["path"])
+    return changed
+
+
+def _histogram(path: Path, num_classes: int) -> Int64[np.ndarray, "C 4096"]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            counts = np.asarray(file["counts"], np.int64)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: the histogram of entropies cannot be read; {_AGAIN}") from error
+    if counts.shape != (num_classes, BINS):
+        raise DataError(f"{path}: a histogram of shape {counts.shape} instead of {(num_classes, BINS)}; {_AGAIN}")
+    return counts
+
+
+def _check_edited(opened: PseudoFolder) -> None:
+    """A corrected label map must have known ids and the size of its frame, which the entropy map beside it still has."""
+    for name in opened.edited:
+        video, _, stem = name.rpartition("/")
+        labels, codes = opened.labels(video, stem), read_codes(opened.folder / ENTROPY / video / f"{stem}.png")
+        if labels.shape != codes.shape:
+            detail = f"edited to {labels.shape[1]}x{labels.shape[0]} pixels, its frame has {codes.shape[1]}x{codes.shape[0]}"
+            raise DefectError(opened.folder / f"{name}.png", "size_mismatch", detail, "save it at the frame's size, without smoothing")
