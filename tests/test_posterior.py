@@ -2,10 +2,23 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from semivss.posterior import class_distribution, entropy, l1_, mask_votes, resize_maps, softmax, split_by_entropy, spread_
+from semivss.posterior import (
+    class_distribution,
+    entropy,
+    entropy_percentile,
+    l1_,
+    mask_votes,
+    resize_maps,
+    softmax,
+    split_by_entropy,
+    split_labels,
+    spread_,
+    unreliability_threshold,
+)
 from semivss.tensors import MaskLogits, PixelLogits
 
 RULES = ["spread", "l1", "softmax"]
@@ -152,3 +165,53 @@ def test_a_pixel_at_the_threshold_is_unreliable():
     split = split_by_entropy(p, gamma)
     assert split.unreliable.tolist() == [[[True, False]]]
     assert split.labels.tolist() == [[[255, 0]]]
+
+
+def entropies(*values: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """A row of pixels with these entropies, all labelled 0."""
+    return torch.tensor(values).view(1, 1, -1), torch.zeros(1, 1, len(values), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("percent", [0.0, 3.7, 25.0, 50.0, 80.0, 99.9, 100.0])
+def test_percentile_is_numpys(percent):
+    values = torch.rand(2, 13, 7)
+    labels = (torch.rand(2, 13, 7) < 0.3).to(torch.uint8) * 255
+    expected = np.percentile(values[labels == 0].numpy(), percent)
+    assert entropy_percentile(values, labels, percent) == pytest.approx(expected, abs=1e-7)
+
+
+def test_nothing_is_unreliable_without_labels_or_with_alpha_zero():
+    values, labels = entropies(0.1, 0.2, 0.3)
+    assert unreliability_threshold(values, labels, 0.0) == math.inf
+    assert unreliability_threshold(values, torch.full_like(labels, 255), 20.0) == math.inf
+    assert split_labels(labels, values, math.inf).unreliable.sum() == 0
+
+
+def test_equal_entropies_leave_nothing_reliable():
+    values, labels = entropies(0.1, 0.1, 0.1, 0.1)
+    split = split_labels(labels, values, unreliability_threshold(values, labels, 20.0))
+    assert split.unreliable.all()
+    assert (split.labels == 255).all()
+
+
+def test_alpha_percent_of_the_labelled_pixels_are_unreliable():
+    values, labels = torch.rand(1, 40, 50), torch.zeros(1, 40, 50, dtype=torch.uint8)
+    labels[:, :10] = 255
+    split = split_labels(labels, values, unreliability_threshold(values, labels, 20.0))
+    assert split.unreliable.sum() == 300
+    assert not split.unreliable[:, :10].any()
+
+
+def test_each_class_may_have_its_own_threshold():
+    values, labels = entropies(0.1, 0.3, 0.1, 0.3)
+    labels[..., 2:] = 1
+    labels[..., 1] = 255
+    split = split_labels(labels, values, torch.tensor([0.2, 0.05]))
+    assert split.unreliable.tolist() == [[[False, False, True, True]]]
+    assert split.labels.tolist() == [[[0, 255, 255, 255]]]
+
+
+def test_aligned_corners_keep_the_corner_cells():
+    maps = torch.randn(1, 2, 3, 4)
+    large = resize_maps(maps, (9, 13), align_corners=True)
+    torch.testing.assert_close(large[..., ::4, ::4], maps)

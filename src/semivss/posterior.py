@@ -1,4 +1,4 @@
-"""Logits in, class distribution per pixel out; its entropy, and the split into reliable and unreliable pixels.
+"""Logits in, class distribution per pixel out; its entropy, its percentiles, and the split into reliable and unreliable pixels.
 
 Letters: B images, C classes, Q queries, h w size of the logit maps, H W size asked for.
 """
@@ -7,7 +7,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from semivss.tensors import IGNORE, MaskLogits, PixelLogits, Split
@@ -17,7 +17,7 @@ _CLASSES_AT_ONCE = 16  # the entropy's temporary values: a slice of the classes 
 
 
 def class_distribution(
-    output: MaskLogits | PixelLogits, size: tuple[int, int] | None = None, rule: str = "spread"
+    output: MaskLogits | PixelLogits, size: tuple[int, int] | None = None, rule: str = "spread", align_corners: bool = False
 ) -> Float[Tensor, "B C H W"]:
     """Probabilities of the classes, float32, which sum to 1 in each pixel.
 
@@ -27,12 +27,13 @@ def class_distribution(
         output: what a Segmenter returned.
         size: height and width of the result; none = that of the logit maps.
         rule: how mask votes become a distribution: spread | l1 | softmax, see the functions of these names. Per-pixel logits need none.
+        align_corners: as in `resize_maps`.
     """
     match output:
         case PixelLogits():
-            return resize_maps(output.logits.float(), size).softmax(1)
+            return resize_maps(output.logits.float(), size, align_corners).softmax(1)
         case MaskLogits():
-            votes = resize_maps(mask_votes(output), size)
+            votes = resize_maps(mask_votes(output), size, align_corners)
     match rule:
         case "spread":
             return spread_(votes)
@@ -75,14 +76,17 @@ def softmax(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     return votes.softmax(1)
 
 
-def resize_maps(maps: Float[Tensor, "B C h w"], size: tuple[int, int] | None) -> Float[Tensor, "B C H W"]:
-    """Bilinear (align_corners=False) to `size` = (H, W), always a new tensor.
+def resize_maps(maps: Float[Tensor, "B C h w"], size: tuple[int, int] | None, align_corners: bool = False) -> Float[Tensor, "B C H W"]:
+    """Bilinear to `size` = (H, W), always a new tensor.
 
     Maps of ceil(H/4) x ceil(W/4) cells are a Segmenter's own: a cell is exactly 4 pixels and what hangs over is cut off, so an
-    odd size moves nothing. Any other map is taken to span the whole image.
+    odd size moves nothing. Any other map is taken to span the whole image, and with `align_corners` (the published U2PL code)
+    every map: the centres of its corner cells lie on the image's corner pixels.
     """
     if size is None:
         return maps.clone()
+    if align_corners:
+        return F.interpolate(maps, size, mode="bilinear", align_corners=True)
     high, wide = (round(length) for length in covered_pixels(maps.shape[-2:], size))
     return F.interpolate(maps, (high, wide), mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
 
@@ -100,7 +104,39 @@ def entropy(p: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
     return torch.stack(parts).sum(0)
 
 
+@torch.no_grad()
+def entropy_percentile(entropies: Float[Tensor, "B H W"], labels: UInt8[Tensor, "B H W"], percent: float) -> float:
+    """The entropy that `percent` of the labelled pixels (not 255) stay below, linear between order statistics (arXiv 2203.03884).
+
+    Infinite when no pixel is labelled: nothing is unreliable then.
+    """
+    values = entropies[labels != IGNORE]
+    if len(values) == 0:
+        return math.inf
+    place = percent / 100 * (len(values) - 1)
+    low = values.kthvalue(math.floor(place) + 1).values.item()  # torch.quantile refuses more than 16 million values
+    high = values.kthvalue(math.ceil(place) + 1).values.item()
+    return low + (high - low) * (place - math.floor(place))
+
+
+def unreliability_threshold(entropies: Float[Tensor, "B H W"], labels: UInt8[Tensor, "B H W"], alpha: float) -> float:
+    """gamma in nats, such that `alpha` percent of the labelled pixels are unreliable; infinite for alpha 0: all are reliable."""
+    return entropy_percentile(entropies, labels, 100 - alpha) if alpha > 0 else math.inf
+
+
+def split_labels(labels: UInt8[Tensor, "B H W"], entropies: Float[Tensor, "B H W"], gamma: float | Shaped[Tensor, "C"]) -> Split:
+    """Keep the pseudo labels where the entropy is below `gamma`, 255 elsewhere (arXiv 2406.00587, equation 2).
+
+    Args:
+        labels: pseudo labels, 255 = none (erased, padded).
+        entropies: in nats, or a code that grows with them.
+        gamma: in the same unit; one number, or one for each class of pseudo label.
+    """
+    cut = F.pad(gamma, (0, IGNORE + 1 - len(gamma)))[labels.long()] if isinstance(gamma, Tensor) else gamma
+    unreliable = (labels != IGNORE) & (entropies >= cut)
+    return Split(labels.masked_fill(unreliable, IGNORE), unreliable)
+
+
 def split_by_entropy(p: Float[Tensor, "B C H W"], gamma: float) -> Split:
-    """Keep the arg max where the entropy is below `gamma` nats, 255 elsewhere (equation 2)."""
-    unreliable = entropy(p) >= gamma
-    return Split(p.argmax(1).masked_fill(unreliable, IGNORE), unreliable)
+    """The arg max as pseudo label, split by `split_labels`."""
+    return split_labels(p.argmax(1).to(torch.uint8), entropy(p), gamma)

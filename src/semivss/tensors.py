@@ -4,7 +4,7 @@ D feature channels, H W full size, h w stride-4 size."""
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 IGNORE = 255  # label of a pixel that takes part in nothing
@@ -25,6 +25,23 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
         return Batch(self.frames.to(device), self.labels.to(device), self.ids)
+
+
+@dataclass(frozen=True)
+class UnlabelledBatch:
+    """Crops of unlabelled frames: one geometry each, as a teacher sees it (weak) and as the student does (V strong views)."""
+
+    weak: UInt8[Tensor, "N 3 H W"]
+    strong: UInt8[Tensor, "V N 3 H W"]
+    inside: Bool[Tensor, "N H W"]  # false in the padding
+    labels: UInt8[Tensor, "N H W"]  # stored pseudo labels, 255 where there is none
+    doubt: Float[Tensor, "N H W"]  # stored entropy codes, 0..65535 (they grow with the entropy); 0 where there is none
+    ids: tuple[str, ...]
+
+    def to(self, device: torch.device) -> "UnlabelledBatch":
+        """The same batch on `device`."""
+        maps = self.inside.to(device), self.labels.to(device), self.doubt.to(device)
+        return UnlabelledBatch(self.weak.to(device), self.strong.to(device), *maps, self.ids)
 
 
 @dataclass(frozen=True)
@@ -49,5 +66,5 @@ class PixelLogits:
 class Split:
     """Pseudo labels cut by entropy (arXiv 2406.00587, equation 2)."""
 
-    labels: Int64[Tensor, "B H W"]  # arg max where reliable, 255 elsewhere
-    unreliable: Bool[Tensor, "B H W"]
+    labels: UInt8[Tensor, "B H W"]  # pseudo label where reliable, 255 elsewhere
+    unreliable: Bool[Tensor, "B H W"]  # has a pseudo label that is not to be trusted; false where it was 255 from the start

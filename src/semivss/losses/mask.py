@@ -18,7 +18,11 @@ from semivss.tensors import IGNORE, MaskLogits
 
 
 def mask_loss(
-    output: MaskLogits, labels: UInt8[Tensor, "B H W"], settings: Mask2FormerHead, generator: torch.Generator | None = None
+    output: MaskLogits,
+    labels: UInt8[Tensor, "B H W"],
+    settings: Mask2FormerHead,
+    generator: torch.Generator | None = None,
+    factors: Float[Tensor, "B"] | None = None,
 ) -> dict[str, Tensor]:
     """Terms `class`, `mask`, `dice` of the last layer, and the sums over the earlier ones as `class_aux`, `mask_aux`, `dice_aux`.
 
@@ -27,16 +31,19 @@ def mask_loss(
         labels: 0..C-1, 255 = ignored.
         settings: weights and numbers of points.
         generator: draws the points; none = torch's global one.
+        factors: weights of the images in `mask` and `dice`; none = 1 each.
 
     Raises:
         NonFiniteCost: NaN or infinite logits.
     """
     with torch.autocast(labels.device.type, enabled=False):
         cells = (output.mask_logits.shape[-2], output.mask_logits.shape[-1])
-        return mask_terms(output, ValidPixels(labels, cells, generator), settings)
+        return mask_terms(output, ValidPixels(labels, cells, generator), settings, factors)
 
 
-def mask_terms(output: MaskLogits, pixels: ValidPixels, settings: Mask2FormerHead) -> dict[str, Tensor]:
+def mask_terms(
+    output: MaskLogits, pixels: ValidPixels, settings: Mask2FormerHead, factors: Float[Tensor, "B"] | None = None
+) -> dict[str, Tensor]:
     """As `mask_loss`; the points come from `pixels`."""
     classes = torch.stack([output.class_logits, *(layer[0] for layer in output.auxiliary)]).float()
     masks = torch.stack([output.mask_logits, *(layer[1] for layer in output.auxiliary)]).float()
@@ -44,7 +51,7 @@ def mask_terms(output: MaskLogits, pixels: ValidPixels, settings: Mask2FormerHea
     costs = pair_costs(classes, masks, pixels, targets, settings)
     count = mean_count(sum(map(len, targets)), costs)
     matches = assign(costs, targets)
-    bce, dice = point_losses(masks, matches, pixels, settings)
+    bce, dice = point_losses(masks, matches, pixels, settings, factors)
     terms = {
         "class": settings.class_weight * class_loss(classes, matches, settings.no_object_weight * valid_mass(masks, pixels.labels)),
         "mask": settings.mask_weight * bce / count,
@@ -90,9 +97,13 @@ def pair_costs(
 
 
 def point_losses(
-    masks: Float[Tensor, "L B Q h w"], matches: Matches, pixels: ValidPixels, settings: Mask2FormerHead
+    masks: Float[Tensor, "L B Q h w"],
+    matches: Matches,
+    pixels: ValidPixels,
+    settings: Mask2FormerHead,
+    factors: Float[Tensor, "B"] | None = None,
 ) -> tuple[Float[Tensor, "L"], Float[Tensor, "L"]]:
-    """Binary cross-entropy (mean over points) and dice loss, each summed over the matched pairs of a layer."""
+    """Binary cross-entropy (mean over points) and dice loss, each summed over the matched pairs of a layer, times their image's factor."""
     matched = masks[matches.layer, matches.image, matches.query]
     if len(matched) == 0:
         nothing = matched.sum().expand(len(masks))
@@ -103,6 +114,8 @@ def point_losses(
     bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
     share = logits.sigmoid()
     dice = 1 - (2 * (share * wanted).sum(1) + 1) / (share.sum(1) + wanted.sum(1) + 1)
+    if factors is not None:
+        bce, dice = bce * factors[matches.image], dice * factors[matches.image]
     empty = masks.new_zeros(len(masks))
     return empty.index_add(0, matches.layer, bce), empty.index_add(0, matches.layer, dice)
 

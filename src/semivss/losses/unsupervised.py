@@ -1,0 +1,110 @@
+"""A Segmenter's output and split pseudo labels in, named and weighted loss terms out: L_u of arXiv 2406.00587 (equations 4, 5) and U2PL.
+
+Letters: B images, C classes, H W image size, h w size of the logit maps.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from semivss.posterior import class_distribution, resize_maps
+from semivss.settings import Model, Semi
+from semivss.tensors import IGNORE, MaskLogits, PixelLogits, Split
+
+FLOOR = 1e-8  # least probability whose logarithm is taken
+
+
+def unsupervised_loss(
+    output: MaskLogits | PixelLogits,
+    split: Split,
+    settings: Model,
+    semi: Semi,
+    generator: torch.Generator | None = None,
+    *,
+    weigh_masks: bool = False,
+) -> dict[str, Tensor]:
+    """Scalars by name, each already multiplied by its weight, `semi.unsupervised` included.
+
+    Args:
+        output: the student's logits of B unlabelled images of H x W pixels.
+        split: their pseudo labels.
+        settings: the recipe's model section.
+        semi: the recipe's section of retraining: weights, largest factor, least area of a class.
+        generator: draws the points of the mask losses, on the CPU; none = torch's global one.
+        weigh_masks: multiply the mask terms of each image by its valid over its reliable pixels. They are means over points already,
+            so by default they are not.
+
+    Returns:
+        `cross_entropy` of per-pixel logits; the terms of `mask_loss` of masks, and `likelihood` when `semi.likelihood` is above 0.
+
+    Raises:
+        NonFiniteCost: the logits are NaN or infinite. Skip the step and count it.
+    """
+    match output:
+        case PixelLogits():
+            terms = {"cross_entropy": pixel_unsupervised_loss(output.logits, split, limit=semi.max_area_factor)}
+        case MaskLogits():
+            from semivss.losses.mask import mask_loss
+
+            head = settings.mask2former.model_copy(update={"min_area": semi.min_area})
+            factors = reliable_factor(split, limit=semi.max_area_factor, images=True) if weigh_masks else None
+            terms = mask_loss(output, split.labels, head, generator, factors)
+            if semi.likelihood:
+                terms["likelihood"] = semi.likelihood * distribution_loss(output, split.labels, settings.rule)
+    return {name: semi.unsupervised * term for name, term in terms.items()}
+
+
+def pixel_unsupervised_loss(
+    logits: Float[Tensor, "B C h w"],
+    split: Split,
+    *,
+    limit: float | None = 5.0,
+    count_ignored: bool = False,
+    align_corners: bool = False,
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy over the reliable pixels times N_all / N_reliable; 0, with a gradient of 0, when none is reliable.
+
+    Args:
+        logits: the student's; resized to the labels.
+        split: pseudo labels.
+        limit: largest factor; none = no limit, as published.
+        count_ignored: N_all counts every pixel, as published, instead of those with a pseudo label.
+        align_corners: how logits are resized, see `posterior.resize_maps`; true as published.
+    """
+    labels, reliable = split.labels, (split.labels != IGNORE).sum()
+    size = (labels.shape[1], labels.shape[2])
+    with torch.autocast(logits.device.type, enabled=False):
+        large = resize_maps(logits.float(), size, align_corners)
+        total = F.cross_entropy(large, labels.long(), ignore_index=IGNORE, reduction="sum")
+    return reliable_factor(split, limit=limit, count_ignored=count_ignored) * total / reliable.clamp_min(1)
+
+
+def reliable_factor(split: Split, *, limit: float | None = 5.0, count_ignored: bool = False, images: bool = False) -> Float[Tensor, "*B"]:
+    """N_all / N_reliable of the batch (U2PL, arXiv 2203.03884, equation 4), or of each of its `images`; arguments as above.
+
+    1 without any reliable pixel, where there is nothing to multiply.
+    """
+    kept = split.labels != IGNORE
+    everything = torch.ones_like(kept) if count_ignored else kept | split.unreliable
+    reliable, total = (_count(pixels, images) for pixels in (kept, everything))
+    factor = torch.where(reliable > 0, total / reliable.clamp_min(1), 1.0)
+    return factor if limit is None else factor.clamp_max(limit)
+
+
+def distribution_loss(output: MaskLogits | PixelLogits, labels: UInt8[Tensor, "B H W"], rule: str = "spread") -> Float[Tensor, ""]:
+    """Mean of -log p(label) over the valid pixels: the per-pixel cross-entropy of equations 4 and 5, for mask classification too.
+
+    Args:
+        output: logits; p is `posterior.class_distribution` of them.
+        labels: 255 = ignored.
+        rule: an argument of `class_distribution`.
+    """
+    valid = labels != IGNORE
+    p = class_distribution(output, (labels.shape[1], labels.shape[2]), rule)
+    own = p.gather(1, labels.masked_fill(~valid, 0).long()[:, None])[:, 0]
+    return -(own.clamp_min(FLOOR).log() * valid).sum() / valid.sum().clamp_min(1)
+
+
+def _count(pixels: Tensor, images: bool) -> Int64[Tensor, "*B"]:
+    return pixels.flatten(1).sum(1) if images else pixels.sum()
