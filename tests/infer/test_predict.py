@@ -173,7 +173,7 @@ def test_a_video_is_made_anew_when_what_decides_it_changed(tmp_path: Path, capsy
         case "input":
             Image.fromarray(picture(24, 40, 99)).save(folder / "00000000.png")
     assert predict(models, open_inputs(folder), out, settings, weights).frames == 3
-    assert "clip: predicted before with other" in capsys.readouterr().err
+    assert "clip: made before with other" in capsys.readouterr().err
     batch = settings.model_copy(update={"batch": 1})
     assert predict(models, open_inputs(folder), out, batch, weights).skipped == ("clip",)
 

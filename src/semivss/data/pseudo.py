@@ -26,7 +26,7 @@ from semivss.progress import track
 
 KIND = "pseudo labels"  # what the manifest says it is one of
 HISTOGRAM = "histogram.npz"
-ENTROPY, TOP, CONFIDENCE = "entropy", "top", "confidence"  # folders beside those of the videos
+ENTROPY, TOP, CONFIDENCE = "entropy", "top_classes", "confidence"  # folders beside those of the videos
 _AGAIN = "run the same semivss pseudo-label command again"
 
 
@@ -141,7 +141,7 @@ def open_pseudo(
     opened = PseudoFolder(
         folder,
         own,
-        _histogram(folder / HISTOGRAM, len(names)),
+        _histogram(folder / HISTOGRAM, manifest["histogram"]["sha256"], len(names)),
         {video: frozenset(found) for video, found in stems.items()},
         edited,
         manifest["made_from"],
@@ -172,7 +172,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         manifest = dict(json.loads(path.read_bytes()))
         if manifest.get("kind") != KIND:
             raise DataError(f"{folder}: predictions, no pseudo labels (they lack the entropies' histogram); use semivss pseudo-label")
-        manifest["classes"], manifest["made_from"]["models"], manifest["files"], manifest["defects"]
+        manifest["classes"], manifest["made_from"]["models"], manifest["files"], manifest["defects"], manifest["histogram"]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: not readable as a manifest of pseudo labels; {_AGAIN}") from error
     return manifest
@@ -196,12 +196,14 @@ def _changed(folder: Path, files: list[dict[str, Any]]) -> list[str]:
     return changed
 
 
-def _histogram(path: Path, num_classes: int) -> Int64[np.ndarray, "C 4096"]:
+def _histogram(path: Path, sha256: str, num_classes: int) -> Int64[np.ndarray, "C 4096"]:
     try:
+        if file_sha256(path) != sha256:
+            raise ValueError("other content")
         with np.load(path, allow_pickle=False) as file:
             counts = np.asarray(file["counts"], np.int64)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: the histogram of entropies cannot be read; {_AGAIN}") from error
+        raise DataError(f"{path}: the histogram of entropies cannot be read, or is not the recorded one; {_AGAIN}") from error
     if counts.shape != (num_classes, BINS):
         raise DataError(f"{path}: a histogram of shape {counts.shape} instead of {(num_classes, BINS)}; {_AGAIN}")
     return counts

@@ -16,12 +16,12 @@ from semivss.data.labels import LabelSet
 from semivss.data.policy import DefectCounter
 from semivss.infer.stream import FrameModel
 from semivss.infer.writer import read_record
-from semivss.settings import Predict
+from semivss.settings import Predict, PseudoLabels
 
 
-def made_from(models: Sequence[FrameModel], shares: Sequence[float], settings: Predict) -> dict[str, Any]:
+def made_from(models: Sequence[FrameModel], shares: Sequence[float], settings: Predict | PseudoLabels) -> dict[str, Any]:
     """What decides the content of the files besides the input. The batch size does not belong to it."""
-    kept = settings.model_dump(mode="json", exclude={"batch", "views"})
+    kept = settings.model_dump(mode="json", exclude={"batch", "views", "weights"})
     views = settings.views.model_dump(mode="json")
     return {"models": [model_hash(model) for model in models], "weights": list(shares), "views": views, **kept}
 
@@ -39,10 +39,12 @@ def model_hash(model: FrameModel) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(out: Path, videos: Sequence[str], made: dict[str, Any], label_set: LabelSet, left_out: DefectCounter) -> DefectCounter:
+def write_manifest(
+    out: Path, videos: Sequence[str], made: dict[str, Any], label_set: LabelSet, left_out: DefectCounter, more: dict[str, Any]
+) -> DefectCounter:
     """Gather the records of all videos in `out`/manifest.json, line by line, and return the defects: theirs and `left_out`.
 
-    `left_out` is what the reader of the data set met, such as a listed video that is not there.
+    `left_out` is what the reader of the data set met, such as a listed video that is not there; `more` comes first in the file.
     """
     counter, rows = DefectCounter(), []
     counter.merge(left_out)
@@ -53,7 +55,7 @@ def write_manifest(out: Path, videos: Sequence[str], made: dict[str, Any], label
         counter.merge(DefectCounter.from_dict(summary.get("defects", {})))
         rows.append({"name": video, "frames": summary.get("frames", 0)})
     versions = {"semivss": __version__} | {name: metadata.version(name) for name in ("torch", "numpy", "pillow", "av")}
-    head = {"made_from": made, "classes": list(label_set.names), "versions": versions, "videos": rows, "defects": counter.to_dict()}
+    head = more | {"made_from": made, "classes": list(label_set.names), "versions": versions, "videos": rows, "defects": counter.to_dict()}
     with atomic_file(out / "manifest.json") as file:
         file.write(json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}").encode() + b',\n "files": [')
         entries = (line for video in videos for line in read_record(out, video) if "path" in line)

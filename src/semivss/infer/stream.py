@@ -37,6 +37,14 @@ class FrameModel(Protocol):
     def __call__(self, frames: UInt8[Tensor, "B 3 H W"]) -> MaskLogits | PixelLogits: ...
 
 
+class NotFiniteError(Exception):
+    """Number `model` answered frame number `frame` of the stream with NaN or infinite values."""
+
+    def __init__(self, model: int, frame: int) -> None:
+        super().__init__(f"model {model + 1} gave values that are not finite for frame {frame + 1}")
+        self.model, self.frame = model, frame
+
+
 @dataclass(frozen=True)
 class _Piece:
     """One model's answer to one window of one frame."""
@@ -70,10 +78,16 @@ def stream_distribution(
 
     Raises:
         SemivssError: models with different classes, or weights that are no weights.
+        NotFiniteError: a model's answer holds NaN or an infinite value.
     """
     shares = ensemble_shares(models, weights)
+    seen = 0
     for chunk in _chunks(frames, views, batch):
-        yield from _fused(models, shares, chunk, views, batch)
+        try:
+            yield from _fused(models, shares, chunk, views, batch)
+        except NotFiniteError as error:
+            raise NotFiniteError(error.model, seen + error.frame) from None
+        seen += len(chunk)
 
 
 def ensemble_shares(models: Sequence[FrameModel], weights: Sequence[float] | None) -> list[float]:
@@ -165,7 +179,20 @@ def _batched(items: Iterable[_Piece], size: int) -> Iterator[list[_Piece]]:
 def _forward(model: FrameModel, jobs: list[_Piece], chunk: list[Tensor]) -> list[_Piece]:
     assert not model.training, "call model.eval() before predicting"
     output = model(_cut(jobs, chunk).to(next((p.device for p in model.parameters()), torch.device("cpu"))))
-    return [replace(job, output=_one(output, index)) for index, job in enumerate(jobs)]
+    answered = [replace(job, output=_one(output, index)) for index, job in enumerate(jobs)]
+    for job in answered if not _is_finite(output) else ():
+        assert job.output is not None
+        if not _is_finite(job.output):
+            raise NotFiniteError(job.model, job.frame)
+    return answered
+
+
+def _is_finite(output: MaskLogits | PixelLogits) -> bool:
+    match output:
+        case PixelLogits():
+            return bool(output.logits.isfinite().all())
+        case MaskLogits():
+            return bool(output.class_logits.isfinite().all()) and bool(output.mask_logits.isfinite().all())
 
 
 def _cut(jobs: list[_Piece], chunk: list[Tensor]) -> UInt8[Tensor, "B 3 h w"]:

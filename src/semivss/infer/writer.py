@@ -1,9 +1,10 @@
 """Labels, entropies and probabilities of one video in; its files and the record of what was written out.
 
-Under the output folder: ``<video>/<stem>.png`` (8-bit palette PNG, pixel = class id), ``entropy/<video>/<stem>.png`` (16 bit,
-65535 * sqrt(H / log C)), ``probabilities/<video>/<stem>.npz`` (`p`, C x H x W, times `scale` = probability), ``<video>.mp4``, and
-``records/<video>.jsonl``: what the video was made from, a line for each file, and a last line with the counts. A video without
-that record is unfinished.
+Under the output folder: ``<video>/<stem>.png`` (8-bit palette PNG, pixel = class id), ``entropy/<video>/<stem>.png`` (16 bit, codes of
+`data/codes.py`), ``probabilities/<video>/<stem>.npz`` (`p`, C x H x W, times `scale` = probability), ``confidence/<video>/<stem>.png``
+(8 bit, 255 * largest probability), ``top_classes/<video>/<stem>.npz`` (`ids`, K x h x w, most likely first, a cell is 8 x 8 pixels),
+``histograms/<video>.npz`` (`counts`, C x 4096: pixels of each class by entropy code), ``<video>.mp4``, and ``records/<video>.jsonl``:
+what the video was made from, a line for each file, and a last line with the counts. A video without that record is unfinished.
 """
 
 import contextlib
@@ -20,18 +21,21 @@ from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Int64, UInt8, UInt16
 from PIL import Image
 
 from semivss.atomic import atomic_bytes, atomic_file
+from semivss.data.codes import code_histogram
 from semivss.data.labels import LabelSet
+from semivss.data.pseudo import CONFIDENCE, ENTROPY, TOP
 from semivss.data.video import VideoWriter
 from semivss.digest import file_sha256
 from semivss.errors import DataError
 from semivss.infer.overlay import compose
-from semivss.settings import Predict
 
-RESERVED = ("entropy", "probabilities", "records")  # folders beside those of the videos
+PROBABILITIES, HISTOGRAMS, RECORDS = "probabilities", "histograms", "records"
+_MAPS = (ENTROPY, PROBABILITIES, CONFIDENCE, TOP)  # folders with a folder for each video
+RESERVED = (*_MAPS, HISTOGRAMS, RECORDS)  # folders beside those of the videos
 _AHEAD = 4  # frames that may wait for the writing thread
 
 
@@ -42,8 +46,10 @@ class Product:
     stem: str
     frame: UInt8[np.ndarray, "H W 3"]
     labels: UInt8[np.ndarray, "H W"]
-    entropy: Float32[np.ndarray, "H W"] | None  # as a share of log C, 0..1
-    probabilities: np.ndarray | None  # C H W, uint8 (times 1/255) or float16
+    codes: UInt16[np.ndarray, "H W"] | None = None  # of the entropy
+    probabilities: np.ndarray | None = None  # C H W, uint8 (times 1/255) or float16
+    confidence: UInt8[np.ndarray, "H W"] | None = None  # 255 * largest probability
+    top_classes: UInt8[np.ndarray, "K h w"] | None = None
 
 
 class VideoFiles:
@@ -52,10 +58,13 @@ class VideoFiles:
     Encoding and writing happen in one thread of their own, at most `_AHEAD` frames behind: PNG compression and torch use different cores.
     """
 
-    def __init__(self, out: Path, video: str, label_set: LabelSet, settings: Predict, fps: Callable[[], float], made_from: Any) -> None:
-        """`made_from` is what `read_record` gives back later; `fps` is asked when the first frame is there."""
-        self._out, self._video, self._labels, self._settings, self._fps = out, video, label_set, settings, fps
-        self._made_from = made_from
+    def __init__(
+        self, out: Path, video: str, label_set: LabelSet, made_from: Any, overlay: str, fps: Callable[[], float], *, histogram: bool
+    ) -> None:
+        """`made_from` is what `read_record` gives back later; `fps` of the overlay is asked when the first frame is there."""
+        self._out, self._video, self._labels, self._made_from = out, video, label_set, made_from
+        self._style, self._fps = overlay, fps
+        self._counts: Int64[np.ndarray, "C 4096"] | int | None = 0 if histogram else None
         self._overlay: VideoWriter | None = None
         self._overlay_size: tuple[int, int] | None = None
         self._stack = contextlib.ExitStack()
@@ -86,6 +95,8 @@ class VideoFiles:
             while self._waiting:
                 self._waiting.popleft().result()
             self._overlays.close()
+            if isinstance(self._counts, np.ndarray):
+                self._file(histogram_path(self._out, self._video), histogram_file(self._counts))
             if self._overlay is not None:
                 self._note(self._overlay.path, self._overlay.path.stat().st_size, file_sha256(self._overlay.path))
             self._line({"frames": self._frames, **summary})
@@ -98,16 +109,22 @@ class VideoFiles:
     def _write(self, product: Product) -> None:
         name = Path(self._video)
         self._file(self._out / name / f"{product.stem}.png", index_png(product.labels, self._labels))
-        if product.entropy is not None:
-            self._file(self._out / "entropy" / name / f"{product.stem}.png", entropy_png(product.entropy))
+        if product.codes is not None:
+            self._file(self._out / ENTROPY / name / f"{product.stem}.png", grey_png(product.codes))
+            if self._counts is not None:
+                self._counts = self._counts + code_histogram(product.labels, product.codes, len(self._labels))
         if product.probabilities is not None:
-            self._file(self._out / "probabilities" / name / f"{product.stem}.npz", probability_file(product.probabilities))
-        if self._settings.overlay != "none":
+            self._file(self._out / PROBABILITIES / name / f"{product.stem}.npz", probability_file(product.probabilities))
+        if product.confidence is not None:
+            self._file(self._out / CONFIDENCE / name / f"{product.stem}.png", grey_png(product.confidence))
+        if product.top_classes is not None:
+            self._file(self._out / TOP / name / f"{product.stem}.npz", _arrays(ids=product.top_classes))
+        if self._style != "none":
             self._draw(product)
         self._frames += 1
 
     def _draw(self, product: Product) -> None:
-        picture = compose(product.frame, product.labels, self._labels, self._settings.overlay, self._overlay_size)
+        picture = compose(product.frame, product.labels, self._labels, self._style, self._overlay_size)
         if self._overlay is None:
             self._overlay_size = (picture.shape[0], picture.shape[1])
             self._overlay = self._overlays.enter_context(VideoWriter(overlay_path(self._out, self._video), self._fps()))
@@ -131,15 +148,24 @@ def index_png(labels: UInt8[np.ndarray, "H W"], label_set: LabelSet) -> bytes:
     return _png(image, 3)
 
 
-def entropy_png(share: Float32[np.ndarray, "H W"]) -> bytes:
-    """A 16-bit PNG of H / log C in 0..1: the square root spends the codes where most pixels are, near 0."""
-    return _png(Image.fromarray(np.rint(65535 * np.sqrt(share.clip(0, 1))).astype(np.uint16)), 1)
+def grey_png(values: UInt8[np.ndarray, "H W"] | UInt16[np.ndarray, "H W"]) -> bytes:
+    """A grey PNG of 8 or 16 bits."""
+    return _png(Image.fromarray(values), 1)
 
 
 def probability_file(p: np.ndarray) -> bytes:
     """A compressed .npz of `p` (C, H, W; uint8 or float16) and `scale`, by which `p` has to be multiplied."""
+    return _arrays(p=p, scale=np.float32(1 / 255 if p.dtype == np.uint8 else 1))
+
+
+def histogram_file(counts: Int64[np.ndarray, "C 4096"]) -> bytes:
+    """A compressed .npz of `counts`."""
+    return _arrays(counts=counts)
+
+
+def _arrays(**arrays: Any) -> bytes:
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, p=p, scale=np.float32(1 / 255 if p.dtype == np.uint8 else 1))
+    np.savez_compressed(buffer, **arrays)
     return buffer.getvalue()
 
 
@@ -152,10 +178,10 @@ def _png(image: Image.Image, level: int) -> bytes:
 def clear_leftovers(out: Path, video: str) -> None:
     """Remove the half-written files that a killed process left behind. Only for the holder of the folder's lock."""
     name = Path(video)
-    for folder in (out / name, out / "entropy" / name, out / "probabilities" / name):
+    for folder in (out / name, *(out / maps / name for maps in _MAPS)):
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
-    for target in (overlay_path(out, video), record_path(out, video)):
+    for target in (overlay_path(out, video), histogram_path(out, video), record_path(out, video)):
         for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
             path.unlink(missing_ok=True)
 
@@ -165,9 +191,14 @@ def overlay_path(out: Path, video: str) -> Path:
     return out / f"{video}.mp4"
 
 
+def histogram_path(out: Path, video: str) -> Path:
+    """Where the histogram of a video's entropy codes goes."""
+    return out / HISTOGRAMS / f"{video}.npz"
+
+
 def record_path(out: Path, video: str) -> Path:
     """Where the record of a finished video lies."""
-    return out / "records" / f"{video}.jsonl"
+    return out / RECORDS / f"{video}.jsonl"
 
 
 def read_record(out: Path, video: str) -> Iterator[dict[str, Any]]:

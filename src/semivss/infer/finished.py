@@ -1,0 +1,72 @@
+"""A video's record and what it is to be made from in; whether its files may stay out, and no correction by hand is lost over it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from semivss.data.images import read_mask
+from semivss.digest import file_sha256
+from semivss.errors import DefectError, SemivssError
+from semivss.infer.writer import read_record
+from semivss.progress import say
+
+
+def is_finished(out: Path, video: str, key: dict[str, Any], *, keep_corrections: bool = False) -> bool:
+    """Whether the record of `video` is of the same making (`key`) and its files have the recorded sizes; says why not.
+
+    Args:
+        keep_corrections: a label file changed by hand counts as it is.
+
+    Raises:
+        DataError: the record is damaged.
+        SemivssError: under `keep_corrections`, making the video anew would write over a file that was changed by hand.
+    """
+    lines = list(read_record(out, video))
+    if not lines:
+        return False
+    entries = [line for line in lines if "path" in line]
+    corrected = _corrected(out, video, entries) if keep_corrections else []
+    reason = _reason(out, lines[0], [entry for entry in entries if entry["path"] not in corrected], key)
+    if reason is None:
+        return True
+    if corrected:
+        raise SemivssError(
+            f"{out / corrected[0]}: corrected by hand, and {video} was {reason}: labelling it again would write over that; "
+            "copy your file elsewhere and delete it here, or choose another folder with --out"
+        )
+    say(f"{video}: {reason}; making it again")
+    return False
+
+
+def _reason(out: Path, head: dict[str, Any], entries: Sequence[dict[str, Any]], key: dict[str, Any]) -> str | None:
+    """Why the video has to be made anew; none if it may stay."""
+    changed = [name for name in key if head.get("made_from", {}).get(name) != key[name]]
+    if changed:
+        return f"made before with other {', '.join(changed)}"
+    for entry in entries:
+        if _size(out / entry["path"]) != entry["size"]:
+            return f"made before, but {entry['path']} is gone or has another size"
+    return None
+
+
+def _corrected(out: Path, video: str, entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Label files of the video that are sound and have another content than the recorded one."""
+    labels = [entry for entry in entries if Path(entry["path"]).parent == Path(video) and Path(entry["path"]).suffix == ".png"]
+    return [entry["path"] for entry in labels if _is_other(out / entry["path"], entry)]
+
+
+def _is_other(path: Path, entry: dict[str, Any]) -> bool:
+    try:
+        if file_sha256(path) == entry["sha256"]:
+            return False
+        read_mask(path)
+    except (OSError, DefectError):  # gone or damaged: nothing to lose
+        return False
+    return True
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

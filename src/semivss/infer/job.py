@@ -1,0 +1,153 @@
+"""Models, videos and what to keep of each frame in; a folder of files with records and a manifest out.
+
+What `predict` and `pseudo_label` share: finished videos are skipped, few frames are held at a time, damaged ones follow the policy.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from semivss.data.clips import VideoDataset
+from semivss.data.labels import LabelSet
+from semivss.data.policy import Defect, DefectCounter, Policy
+from semivss.errors import DataError, DefectError, SemivssError
+from semivss.infer.finished import is_finished
+from semivss.infer.inputs import Frames, InputVideo, from_dataset
+from semivss.infer.manifest import write_manifest
+from semivss.infer.stream import FrameModel, NotFiniteError, stream_distribution
+from semivss.infer.views import View
+from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers, overlay_path, read_record, record_path
+from semivss.lock import locked
+from semivss.progress import say, track
+from semivss.temporal.window import Labelled, window_mean
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a call did."""
+
+    predicted: tuple[str, ...]  # videos of this call
+    skipped: tuple[str, ...]  # videos that were finished before
+    frames: int  # of this call
+    defects: dict[str, int]  # kind -> files left out, over all videos
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that is the same for all videos."""
+
+    title: str  # of the progress bar
+    models: Sequence[FrameModel]
+    shares: Sequence[float]
+    views: tuple[View, ...]
+    batch: int
+    policy: Policy
+    out: Path
+    made_from: dict[str, Any]  # a video made from anything else is made anew
+    product: Callable[[str, np.ndarray, Tensor], Product]  # stem, frame and its distribution
+    window: int = 0  # frames on either side that join a distribution
+    overlay: str = "none"
+    fps: float = 15.0  # of overlays made from frame folders
+    histogram: bool = False  # count the entropy codes
+    keep_corrections: bool = False  # label files changed by hand are not made anew
+    head: Callable[[Sequence[str]], dict[str, Any]] = field(default=lambda videos: {})  # further entries of the manifest, once all is made
+
+    @property
+    def label_set(self) -> LabelSet:
+        return self.models[0].label_set
+
+
+def run_job(job: Job, inputs: VideoDataset | Sequence[InputVideo], left_out: DefectCounter | None) -> Predicted:
+    """Make every video of `inputs` that is not finished, then the manifest. Raises what `predict` says."""
+    left_out = left_out or DefectCounter()
+    videos = from_dataset(inputs, left_out) if isinstance(inputs, VideoDataset) else tuple(inputs)
+    for video in videos:
+        _check_target(video, job.out)
+    for model in job.models:
+        if isinstance(model, nn.Module):
+            model.eval()
+    with locked(job.out):
+        return _make_all(job, videos, left_out)
+
+
+def _make_all(job: Job, videos: Sequence[InputVideo], left_out: DefectCounter) -> Predicted:
+    keys = {video.name: job.made_from | {"input": video.identity()} for video in videos}
+    todo = [video for video in videos if not is_finished(job.out, video.name, keys[video.name], keep_corrections=job.keep_corrections)]
+    if todo:  # what it says of files that are made anew is no longer so; whoever finds none knows that the folder is unfinished
+        (job.out / "manifest.json").unlink(missing_ok=True)
+    counts = [video.count() for video in todo]
+    total = sum(count or 0 for count in counts) if None not in counts else None
+    steps = (stem for video in todo for stem in _make_video(job, video, keys[video.name]))
+    frames = sum(1 for _ in track(steps, job.title, total=total))
+    waiting = {video.name for video in todo}
+    names = [video.name for video in videos]
+    counter = write_manifest(job.out, names, job.made_from, job.label_set, left_out, job.head(names))
+    done = tuple(name for name in names if name not in waiting)
+    if done:
+        say(f"{len(done)} of {len(videos)} videos were made before and are kept")
+    if counter:
+        say(f"frames or videos left out, named in {job.out / 'manifest.json'}: {counter}")
+    return Predicted(tuple(video.name for video in todo), done, frames, counter.counts())
+
+
+def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[str]:
+    """Write one video; yields the stem of each frame when its turn is over."""
+    before = {line["path"] for line in read_record(job.out, video.name) if "path" in line}
+    record_path(job.out, video.name).unlink(missing_ok=True)
+    clear_leftovers(job.out, video.name)
+    defects = DefectCounter()
+    frames = video.frames(lambda error: _on_defect(error, job.policy, defects))
+    writer = VideoFiles(job.out, video.name, job.label_set, key, job.overlay, lambda: video.fps() or job.fps, histogram=job.histogram)
+    with writer as files:
+        for stem, frame, p in window_mean(_labelled(job, video.name, frames), job.window):
+            files.write(job.product(stem, frame, p))
+            yield stem
+        files.finish({"defects": defects.to_dict(limit=None)})
+    for left in before - {line["path"] for line in read_record(job.out, video.name) if "path" in line} if before else ():
+        (job.out / left).unlink(missing_ok=True)  # of an earlier call with other settings
+
+
+def _labelled(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
+    """Each frame with its distribution. Raises SemivssError for a model whose values are not finite."""
+    waiting: deque[tuple[str, np.ndarray]] = deque()  # frames that the stream has read ahead
+    done = 0
+    try:
+        for p in stream_distribution(job.models, job.shares, _noted(frames, waiting), job.views, job.batch):
+            done += 1
+            yield Labelled(*waiting.popleft(), p)
+    except NotFiniteError as error:
+        stem, digest = waiting[error.frame - done][0], job.made_from["models"][error.model]
+        raise SemivssError(
+            f"{video}/{stem}: model {error.model + 1} of {len(job.models)} (SHA-256 {digest[:12]}) gives values that are not finite; "
+            "its weights are damaged or its training diverged: train it again with a smaller rate, or leave it out"
+        ) from error
+
+
+def _noted(frames: Frames, waiting: deque[tuple[str, np.ndarray]]) -> Iterator[np.ndarray]:
+    for stem, frame in frames:
+        waiting.append((stem, frame))
+        yield frame
+
+
+def _on_defect(error: DefectError, policy: Policy, defects: DefectCounter) -> None:
+    if policy == "strict":
+        raise error
+    defects.add([Defect(error.kind, error.path)])
+
+
+def _check_target(video: InputVideo, out: Path) -> None:
+    """Refuse names that leave the folder or meet our own, and outputs that would lie on the inputs."""
+    parts = Path(video.name).parts
+    if not parts or ".." in parts or Path(video.name).is_absolute() or parts[0].startswith(".") or parts[0] in RESERVED:
+        raise DataError(f"video {video.name!r}: its predictions cannot have that name; rename the video")
+    targets = {(out / video.name).resolve(), overlay_path(out, video.name).resolve()}
+    for source in video.sources():
+        if {source.resolve(), *source.resolve().parents} & targets:
+            raise DataError(
+                f"{source}: predictions in {out} would replace this input or lie in its folder; choose another folder with --out"
+            )
