@@ -1,4 +1,4 @@
-"""Pixel features of a Segmenter in, representation vectors of the contrastive loss out. Needed in training alone: no model folder holds it."""
+"""Pixel features of a Segmenter in, representation vectors of the contrastive loss out. For training alone: no model folder holds it."""
 
 import math
 
