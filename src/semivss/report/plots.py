@@ -1,4 +1,4 @@
-"""Numbers in, pictures as data URIs out: training curves and the confusion picture."""
+"""Numbers in, pictures as data URIs out: training curves, bars and the confusion picture."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_CLASSES = 32  # rows and columns of the confusion picture that can still be read
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -30,38 +30,47 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "semivss",  # the same numbers give the same bytes
 }
 _COLORS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea", "#dc2626", "#0891b2", "#ca8a04", "#64748b")
+_Points = list[tuple[float, float]]  # step, value
 _SCORES = {"val_miou": "mIoU", "val_weighted_iou": "weighted IoU", "val_acc": "accuracy", "val_acc_class": "class accuracy"}
 
 
 def curves(rows: Sequence[Mapping[str, str]]) -> str | None:
-    """Loss, validation scores and learning rate over steps as one SVG data URI; None if no row holds a number.
+    """Loss, validation scores, reliable pixels and learning rate over steps as one SVG data URI; None if no row holds a number.
 
     Rows are those of metrics.csv: `step`, then any columns; an empty cell was not measured.
     """
-    series = {name: points for name in _columns(rows) if (points := _points(rows, name))}
-    losses = {name: series[name] for name in series if name.startswith("loss")}
-    if "loss" in losses and len(losses) == 2:  # a single term is the total
-        losses = {"loss": losses["loss"]}
-    scores = {name: series[name] for name in series if name.startswith("val_")}
-    rates = {name: series[name] for name in series if name == "lr"}
-    groups = [(title, group) for title, group in (("Training loss", losses), ("Validation, %", scores), ("Learning rate", rates)) if group]
+    groups = _groups({name: points for name in _columns(rows) if (points := _points(rows, name))})
     if not groups:
         return None
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(3.7 * len(groups), 2.9), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=((3.7 if len(groups) < 4 else 3.1) * len(groups), 2.9), layout="constrained")
         for axes, (title, group) in zip(np.atleast_1d(figure.subplots(1, len(groups))), groups, strict=True):
             _draw(axes, title, group)
         return _svg(figure)
+
+
+def _groups(series: Mapping[str, _Points]) -> list[tuple[str, dict[str, _Points]]]:
+    """Titles of the pictures, and what is drawn in each."""
+    losses = {name: points for name, points in series.items() if name.startswith("loss")}
+    if "loss" in losses and len(losses) == 2:  # a single term is the total
+        losses = {"loss": losses["loss"]}
+    scores = {name: points for name, points in series.items() if name.startswith("val_")}
+    reliable = {name: points for name, points in series.items() if name == "reliable"}
+    if reliable and "alpha" in series:  # percent of unreliable pixels that the schedule asks for
+        reliable["100 % - alpha"] = [(step, 1 - alpha / 100) for step, alpha in series["alpha"]]
+    rates = {name: points for name, points in series.items() if name == "lr"}
+    titles = ("Training loss", "Validation, %", "Reliable pixels, %", "Learning rate")
+    return [(title, group) for title, group in zip(titles, (losses, scores, reliable, rates), strict=True) if group]
 
 
 def _columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return [name for name in dict.fromkeys(key for row in rows for key in row) if name != "step"]
 
 
-def _points(rows: Sequence[Mapping[str, str]], name: str) -> list[tuple[float, float]]:
+def _points(rows: Sequence[Mapping[str, str]], name: str) -> _Points:
     points = []
     for row in rows:
         try:
@@ -73,7 +82,7 @@ def _points(rows: Sequence[Mapping[str, str]], name: str) -> list[tuple[float, f
     return points
 
 
-def _draw(axes: "Axes", title: str, group: Mapping[str, list[tuple[float, float]]]) -> None:
+def _draw(axes: "Axes", title: str, group: Mapping[str, _Points]) -> None:
     percent = title.endswith("%")
     for color, (name, points) in zip(_COLORS * (len(group) // len(_COLORS) + 1), group.items(), strict=False):
         steps, values = np.array(points).T
@@ -90,6 +99,41 @@ def _draw(axes: "Axes", title: str, group: Mapping[str, list[tuple[float, float]
         axes.legend(fontsize=8)
 
 
+def bars(sets: Mapping[str, Sequence[tuple[str, float | None]]]) -> str | None:
+    """A picture of bars for each set: names with fractions, the first of them as a line that the others are measured from.
+
+    None without a number. An SVG data URI.
+    """
+    shown = {title: entries for title, entries in sets.items() if any(value is not None for _, value in entries)}
+    if not shown:
+        return None
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        most = max(map(len, shown.values()))
+        figure = Figure(figsize=(2.2 + 3.4 * len(shown), 0.75 + 0.3 * most), layout="constrained")
+        for axes, (title, entries) in zip(np.atleast_1d(figure.subplots(1, len(shown), sharey=True)), shown.items(), strict=True):
+            _bars(axes, title, entries)
+        return _svg(figure)
+
+
+def _bars(axes: "Axes", title: str, entries: Sequence[tuple[str, float | None]]) -> None:
+    values = [100 * (value or 0.0) for _, value in entries]
+    base = entries[0][1]
+    colors = ["#94a3b8", *["#2563eb"] * (len(entries) - 1)]
+    axes.barh(range(len(entries)), values, color=colors, height=0.62)
+    for place, (_, value) in enumerate(entries):
+        axes.text(values[place], place, f" {100 * value:.1f}" if value is not None else " -", va="center", fontsize=8, color="#334155")
+    if base is not None:
+        axes.axvline(100 * base, color="#64748b", linewidth=0.9, linestyle="--")
+    axes.set_yticks(range(len(entries)), [name.replace("$", r"\$") for name, _ in entries])
+    axes.set_ylim(len(entries) - 0.5, -0.5)
+    axes.set_xlim(0, 1.15 * max(*values, 1.0))
+    axes.tick_params(axis="y", length=0)
+    axes.set_title(f"{title}: mIoU, %")
+
+
 def confusion_picture(counts: Int64[np.ndarray, "C1 C1"], names: Sequence[str]) -> str | None:
     """Share of each class's labelled pixels (rows) by predicted class (columns), the largest classes first, as an SVG data URI.
 
@@ -104,7 +148,7 @@ def confusion_picture(counts: Int64[np.ndarray, "C1 C1"], names: Sequence[str]) 
     from matplotlib.figure import Figure
 
     shares = 100 * matrix[np.ix_(shown, shown)] / truth[shown, None]
-    with matplotlib.rc_context(_STYLE | {"axes.spines.left": False, "axes.spines.bottom": False}):
+    with matplotlib.rc_context(STYLE | {"axes.spines.left": False, "axes.spines.bottom": False}):
         side = 2.2 + 0.34 * len(shown)
         figure = Figure(figsize=(side + 1, side), layout="constrained")
         axes = figure.subplots()

@@ -1,0 +1,55 @@
+"""What `inspect_pseudo` found in; tables on the terminal out."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from semivss.report.pseudo import Inspection
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def render(found: Inspection, title: str) -> None:
+    """Print the table over alpha, the classes and the videos, and what has to be said beside them."""
+    from rich.console import Console
+
+    screen = Console(highlight=False)
+    screen.print(title, style="bold", markup=False, soft_wrap=True)
+    screen.print(_table("alpha", ((f"{row['alpha']:g}", row) for row in found.table)))
+    screen.print(_table("class", ((name, row) for name, row in found.classes.items() if row["share"])))
+    screen.print(_table("video", found.videos.items()))
+    for line in _notes(found):
+        screen.print(line, markup=False, soft_wrap=True)
+
+
+def _table(first: str, rows: Iterable[tuple[str, Mapping[str, float | None]]]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(first)
+    for column in ("kept %", "accuracy %", "of the rest %"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, row in rows:
+        table.add_row(Text(name), *(_percent(row[key]) for key in ("kept", "accuracy", "accuracy_rest")))
+    return table
+
+
+def _notes(found: Inspection) -> Iterator[str]:
+    cuts = sorted(set(found.gamma))
+    cut = f"{cuts[0]:.4f}" if len(cuts) == 1 else f"{cuts[0]:.4f} to {cuts[-1]:.4f}"
+    yield f"{found.frames} frames, {found.frames_with_truth} with a mask; alpha {found.alpha:g} % cuts at {cut} nats."
+    if not found.overall["kept"]:
+        yield "no pixel is reliable at this alpha: the models are equally unsure everywhere, or alpha is too large."
+    if found.overall["accuracy_all"] is not None:
+        names = {"accuracy_all": "all pixels", "accuracy_at_80": "the surest 80 %"}
+        parts = [f"{name} {_percent(found.overall[key])} %" for key, name in names.items()]
+        yield f"accuracy: {', '.join(parts)}; AUROC of right against wrong {_percent(found.overall['auroc'])} %."
+    if found.defects:
+        yield "masks left out: " + ", ".join(f"{kind} {count}" for kind, count in found.defects.items()) + "."
+    if found.edited:
+        more = f" and {len(found.edited) - 5} more" if len(found.edited) > 5 else ""
+        yield f"corrected by hand, and taken as certain: {', '.join(found.edited[:5])}{more}."
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
