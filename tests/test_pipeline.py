@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from semivss.errors import SemivssError
-from semivss.pipeline import demo_recipe, model_folder, models_and_inputs, predict_stage, run, score_stage, train_stage
+from semivss.pipeline import demo_recipe, predict_stage, run, score_stage, train_stage
 from semivss.stage import Stage
+from semivss.verbs import model_folder, models_and_inputs
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -45,7 +46,7 @@ def test_scores_carry_what_made_them(finished):
     assert {"val", "test", "provenance"} == scores.keys()
     assert 0 <= scores["val"]["miou"] <= 1
     assert scores["val"]["split_hash"] != scores["test"]["split_hash"]
-    assert {"recipe", "seed", "model", "versions"} == scores["provenance"].keys()
+    assert {"recipe", "seed", "models", "versions"} == scores["provenance"].keys()
     assert scores["provenance"]["recipe"] == demo_recipe(SMALL).digest()
 
 

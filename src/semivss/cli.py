@@ -3,12 +3,15 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from semivss.atomic import FULL
 from semivss.errors import SemivssError
+
+if TYPE_CHECKING:
+    from semivss.settings import Views
 
 app = typer.Typer(
     name="semivss",
@@ -22,6 +25,8 @@ app = typer.Typer(
 )
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at, import, remap and generate data sets.")
 app.add_typer(data, name="data")
+pseudo = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at pseudo labels.")
+app.add_typer(pseudo, name="pseudo")
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe.", metavar="RECIPE")]
 Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", help="Change a setting: -o train.steps=100.", metavar="KEY=VALUE")]
@@ -29,6 +34,18 @@ Again = Annotated[bool, typer.Option("--again", help="Redo finished stages whose
 Policy = Annotated[
     Literal["strict", "skip", "ignore"], typer.Option(help="Damaged files: stop, leave the frame out, or use what is sound.")
 ]
+StageName = Literal["teacher", "student", "pseudo-label", "retrain", "predict", "score", "report"]
+ModelsAndInputs = Annotated[
+    list[Path],
+    typer.Argument(help="One or more model folders, then the input: videos, frame folders or a data set.", metavar="MODEL... INPUT..."),
+]
+Weights = Annotated[str | None, typer.Option(help="Weight of each model, such as 2,1; equal by default.")]
+AnySplit = Annotated[str | None, typer.Option(help="Split of a data set in VSPW layout, such as test; by default every video.")]
+Scales = Annotated[str, typer.Option(help="Test-time scales, such as 0.75,1,1.25.")]
+Flip = Annotated[bool, typer.Option("--flip", help="Average with the flipped view.")]
+Crop = Annotated[str | None, typer.Option(help="Sliding window HEIGHTxWIDTH.")]
+Stride = Annotated[str | None, typer.Option(help="Step of the sliding window HEIGHTxWIDTH.")]
+Base = Annotated[str | None, typer.Option(help="Resize frames to HEIGHTxWIDTH before the scales.")]
 Kind = Literal["auto", "vspw", "ade20k", "coco_stuff", "coco_panoptic", "cityscapes", "folder"]
 
 
@@ -60,13 +77,18 @@ def run_stages(
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/<recipe name> by default.")] = None,
     override: Overrides = None,
     again: Again = False,
+    start: Annotated[StageName | None, typer.Option("--from", help="Redo this stage and all after it.")] = None,
+    until: Annotated[StageName | None, typer.Option("--until", help="Stop after this stage.")] = None,
+    accept_edited: Annotated[bool, typer.Option("--accept-edited", help="Use pseudo labels that were corrected by hand.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
-    """All stages of a recipe: train, predict, score, report. Finished stages are skipped."""
+    """All stages of a recipe: train, pseudo-label, retrain, predict, score, report. Finished stages are skipped."""
     from semivss.pipeline import run
     from semivss.recipe import load_recipe
 
     resolved = load_recipe(recipe, override or [])
-    run(resolved, out or Path("runs") / resolved.name, again=again)
+    folder = out or Path("runs") / resolved.name
+    run(resolved, folder, again=again, start=start, until=until, accept_edited=accept_edited, dry=dry_run)
 
 
 @app.command()
@@ -76,7 +98,7 @@ def train(
     override: Overrides = None,
     again: Annotated[bool, typer.Option("--again", help="Train from the start if the settings changed.")] = False,
 ) -> None:
-    """Train a recipe's model; the same command resumes exactly where it stopped."""
+    """Train a recipe's model on its labelled data; the same command resumes exactly where it stopped."""
     from semivss.pipeline import train_stage
     from semivss.recipe import load_recipe
 
@@ -86,45 +108,91 @@ def train(
 
 @app.command()
 def predict(
-    words: Annotated[
-        list[Path],
-        typer.Argument(
-            help="One or more model folders, then what to segment: videos, frame folders or a data set.", metavar="MODEL... INPUT..."
-        ),
-    ],
+    words: ModelsAndInputs,
     out: Annotated[Path, typer.Option(help="Folder for label PNGs, entropy maps and overlays.")] = Path("predictions"),
-    weights: Annotated[str | None, typer.Option(help="Weight of each model, such as 2,1; equal by default.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of a data set in VSPW layout, such as test; by default every video.")] = None,
-    scales: Annotated[str, typer.Option(help="Test-time scales, such as 0.75,1,1.25.")] = "1",
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the flipped view.")] = False,
-    crop: Annotated[str | None, typer.Option(help="Sliding window HEIGHTxWIDTH.")] = None,
-    stride: Annotated[str | None, typer.Option(help="Step of the sliding window HEIGHTxWIDTH.")] = None,
-    base: Annotated[str | None, typer.Option(help="Resize frames to HEIGHTxWIDTH before the scales.")] = None,
+    weights: Weights = None,
+    split: AnySplit = None,
+    scales: Scales = "1",
+    flip: Flip = False,
+    crop: Crop = None,
+    stride: Stride = None,
+    base: Base = None,
     probabilities: Annotated[Literal["none", "uint8", "float16"], typer.Option(help="Also write class probabilities.")] = "none",
     entropy: Annotated[bool, typer.Option(help="Write entropy maps.")] = True,
     overlay: Annotated[Literal["none", "overlay", "side_by_side"], typer.Option(help="Overlay video.")] = "overlay",
     policy: Policy = "strict",
 ) -> None:
     """Segment videos, frame folders or a data set with one model or an ensemble. Finished videos are skipped."""
-    from semivss.pipeline import models_and_inputs, predict_paths
     from semivss.recipe import checked
-    from semivss.settings import Predict, Views
+    from semivss.settings import Predict
+    from semivss.verbs import models_and_inputs, predict_paths
 
-    if len(words) < 2:
-        raise SemivssError("predict: needs at least one model folder and one input; write semivss predict MODEL... INPUT")
-    views = checked(
-        Views,
-        "predict",
-        scales=_numbers("--scales", scales),
-        flip=flip,
-        crop=_size("--crop", crop),
-        stride=_size("--stride", stride),
-        base=_size("--base", base),
-    )
+    views = _views("predict", words, scales, flip, crop, stride, base)
     settings = checked(Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay)
     shares = _numbers("--weights", weights) if weights else None
     models, inputs = models_and_inputs(words)
     predict_paths(models, inputs, out, settings, weights=shares, split=split, policy=policy)
+
+
+@app.command("pseudo-label")
+def pseudo_label(
+    words: ModelsAndInputs,
+    out: Annotated[Path, typer.Option(help="Folder for pseudo labels and their entropies.")] = Path("pseudo"),
+    weights: Weights = None,
+    split: AnySplit = None,
+    scales: Scales = "1",
+    flip: Flip = False,
+    crop: Crop = None,
+    stride: Stride = None,
+    base: Base = None,
+    window: Annotated[int, typer.Option(help="Frames on either side whose distributions, warped by optical flow, join the mean.")] = 0,
+    confidence: Annotated[bool, typer.Option("--confidence", help="Also write the largest probability.")] = False,
+    top_classes: Annotated[int, typer.Option(help="Also write the ids of so many likely classes, at stride 8.")] = 0,
+    policy: Policy = "strict",
+) -> None:
+    """Label video with one model or an ensemble, to train on. No threshold is applied yet. Finished videos are skipped."""
+    from semivss.recipe import checked
+    from semivss.settings import PseudoLabels
+    from semivss.verbs import models_and_inputs
+    from semivss.verbs_pseudo import pseudo_label_paths
+
+    views = _views("pseudo-label", words, scales, flip, crop, stride, base)
+    shares = _numbers("--weights", weights) if weights else ()
+    extra = {"window": window, "confidence": confidence, "top_classes": top_classes}
+    settings = checked(PseudoLabels, "pseudo-label", views=views, weights=shares, **extra)
+    models, inputs = models_and_inputs(words)
+    pseudo_label_paths(models, inputs, out, settings, split=split, policy=policy)
+
+
+@pseudo.command("inspect")
+def pseudo_inspect(
+    folder: Annotated[Path, typer.Argument(help="Folder written by pseudo-label.", metavar="DIR")],
+    truth: Annotated[Path | None, typer.Option(help="Data set with the frames, and masks where there are some.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data set.")] = "train",
+    kind: Annotated[Kind, typer.Option(help="What the data set is.")] = "auto",
+    alpha: Annotated[float, typer.Option(min=0, max=100, help="Percent of the pixels that are unreliable.")] = 20.0,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Percentile within each class.")] = False,
+    accept_edited: Annotated[bool, typer.Option("--accept-edited", help="Use labels that were corrected by hand.")] = False,
+    worst: Annotated[int, typer.Option(min=1, help="Frames on the sheet.")] = 6,
+    out: Annotated[Path | None, typer.Option(help="Folder for numbers and pictures; ./inspect_<name> by default.")] = None,
+    policy: Policy = "strict",
+) -> None:
+    """Share and accuracy of reliable pixels by class and video, histogram of the entropies, the worst frames as pictures."""
+    from semivss.verbs_pseudo import inspect_paths
+
+    target = out or Path(f"inspect_{folder.resolve().name}")
+    inspect_paths(
+        folder,
+        target,
+        alpha=alpha,
+        per_class=per_class,
+        truth=truth,
+        split=split,
+        kind=kind,
+        accept_edited=accept_edited,
+        worst=worst,
+        policy=policy,
+    )
 
 
 @app.command()
@@ -142,8 +210,8 @@ def score(
     policy: Policy = "strict",
 ) -> None:
     """mIoU, weighted IoU, accuracy, VC8 and VC16 of predictions against masks."""
-    from semivss.pipeline import score_paths
     from semivss.settings import Score
+    from semivss.verbs import score_paths
 
     score_paths(
         predictions, truth, Score(vc_labels=vc_labels), split=split, kind=kind, missing=missing, flow=flow, json=json, policy=policy
@@ -167,7 +235,7 @@ def submit(
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "test",
 ) -> None:
     """Write the challenge-shaped zip of predictions and validate it."""
-    from semivss.pipeline import submit_paths
+    from semivss.verbs import submit_paths
 
     submit_paths(predictions, frames, out, split=split)
 
@@ -247,6 +315,17 @@ def data_import(
     from semivss.data.importer import import_any
 
     import_any(source, out, masks=masks, classes=classes, offset=offset, frames=frames, background_class=background_class, force=force)
+
+
+def _views(verb: str, words: list[Path], scales: str, flip: bool, crop: str | None, stride: str | None, base: str | None) -> "Views":
+    """The views that the options of `predict` and `pseudo-label` describe; and a first look at their words."""
+    from semivss.recipe import checked
+    from semivss.settings import Views
+
+    if len(words) < 2:
+        raise SemivssError(f"{verb}: needs at least one model folder and one input; write semivss {verb} MODEL... INPUT")
+    sizes = {"crop": _size("--crop", crop), "stride": _size("--stride", stride), "base": _size("--base", base)}
+    return checked(Views, verb, scales=_numbers("--scales", scales), flip=flip, **sizes)
 
 
 def _size(option: str, text: str | None) -> tuple[int, int] | None:

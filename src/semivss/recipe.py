@@ -13,6 +13,17 @@ from pydantic_core import to_json
 from semivss.errors import RecipeError
 from semivss.settings import Data, Model, Predict, PseudoLabels, Score, Section, Semi, Settings, Source, Teacher, Train
 
+# Settings that change no weight of the model they train: a run may go on with other ones.
+FREE: dict[str, Any] = {
+    "name": True,
+    "data": {"workers", "cache_mb", "test"},
+    "predict": True,
+    "score": True,
+    "teacher": True,
+    "pseudo": True,
+    "semi": {"rounds", "retrain_teacher"},
+}
+
 
 class Recipe(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

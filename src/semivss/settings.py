@@ -306,6 +306,8 @@ class Semi(Settings):
     def _average(self) -> "Semi":
         if self.mode == "online" and not self.train.ema:
             raise ValueError("semi.train.ema must be above 0 in mode online: the averaged weights are the teacher")
+        if self.mode == "online" and self.threshold.kind == "dataset_percentile":
+            raise ValueError('semi.threshold.kind "dataset_percentile" needs stored pseudo labels; take batch_percentile in mode online')
         if self.contrast.weight and self.contrast.teacher == "ema" and not self.train.ema and self.mode != "supervised":
             raise ValueError('semi.train.ema must be above 0, or semi.contrast.teacher = "self"')
         return self

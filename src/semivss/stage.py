@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,6 +14,8 @@ from semivss import __version__
 from semivss.atomic import atomic_json
 from semivss.errors import SemivssError
 from semivss.progress import say
+
+_LOOK_EVERY = 0.5  # seconds
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,25 @@ class Stage:
                 shutil.rmtree(self.folder)
         self._write(finished=False)
         return False
+
+    def state(self) -> str:
+        """What `is_done` would find, in words that begin with "done" for a finished stage; changes nothing."""
+        state = self._read()
+        if state is None:
+            return "to do"
+        if changed := _difference(state["inputs"], self.inputs):
+            return "to do" if self._is_bare() else f"made with other inputs ({changed}), needs --again"
+        return "done before" if state["finished"] else "begun, will go on"
+
+    def clear(self) -> None:
+        """Forget what was made before."""
+        if is_main_process():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def wait(self) -> None:
+        """Come back when the first process has finished the stage; if that fails, the launcher ends all processes."""
+        while (state := self._read()) is None or not state["finished"]:
+            time.sleep(_LOOK_EVERY)
 
     def _is_bare(self) -> bool:
         """Whether the stage failed before it wrote anything, as with a wrong path in the recipe: then nothing can be lost."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semivss.data.clips import Clip, VideoDataset
-from semivss.data.labels import LabelSet, distinct_colors
+from semivss.data.labels import IGNORE, LabelSet, distinct_colors
 from semivss.data.loader import labelled_batches, open_sources, unlabelled_batches
 from semivss.data.sampling import (
     Unit,
@@ -21,7 +21,7 @@ from semivss.data.sampling import (
     source_weights,
 )
 from semivss.errors import DataError, DefectError, RecipeError
-from semivss.settings import Augment, Data, Phase, Sampling, Source, Train
+from semivss.settings import Augment, Data, Phase, Sampling, Semi, Source, Strong, Train
 
 CLASSES = LabelSet("four", ("a", "b", "c", "d"), distinct_colors(4), (False,) * 4)
 SOURCE = Source(kind="toy")
@@ -137,14 +137,56 @@ def test_only_labelled_frames_are_drawn_and_pairs_belong_together():
             assert name == f"memory/clip2/{index:08d}"
 
 
+SEMI = Semi(unlabelled_batch=TRAIN.batch, strong=Strong(views=2))
+
+
+class MemoryLabels:
+    """Stored labels: frame i of a clip is class i % 4 on its left half and 255 on its right one, entropy code 100 * i."""
+
+    def labels(self, video, stem):
+        labels = np.full((8, 8), IGNORE, np.uint8)
+        labels[:, :4] = int(stem) % 4
+        return labels
+
+    def codes(self, video, stem):
+        return np.full((8, 8), 100 * int(stem), np.uint16)
+
+
 def test_the_unlabelled_stream_opens_no_mask():
     clip = MemoryClip(0, unlabelled=frozenset({1}))
     recipe = data(unlabelled=(SOURCE,), sampling=Sampling(balance="repeat_factor"))
-    batches = list(unlabelled_batches(recipe, TRAIN, datasets=[dataset(clip)]))
-    assert all((batch.labels == 255).all() for batch in batches)
+    batches = list(unlabelled_batches(recipe, TRAIN, SEMI, datasets=[dataset(clip)]))
+    assert all((batch.labels == IGNORE).all() and batch.inside.all() for batch in batches)
     assert {name for batch in batches for name in batch.ids} == {f"memory/clip0/{i:08d}" for i in range(5)}
     assert clip.opened["mask"] == 0
     assert batches[0].ids != ids(labelled_batches(recipe, TRAIN, datasets=[dataset(MemoryClip(0))]), 1)[0]
+
+
+def test_pseudo_labels_follow_their_frames_through_the_crop():
+    recipe = data(unlabelled=(SOURCE,), augment=AUGMENT.model_copy(update={"crop": (8, 16), "flip": 0.5}))
+    flipped = 0
+    for batch in unlabelled_batches(recipe, TRAIN, SEMI, datasets=[dataset(MemoryClip(0))], pseudo=[MemoryLabels()]):
+        assert batch.strong.shape == (2, TRAIN.batch, 3, 8, 16)
+        for frame, labels, doubt, inside, name in zip(batch.weak, batch.labels, batch.doubt, batch.inside, batch.ids, strict=True):
+            index = int(name.rsplit("/", 1)[1])
+            assert inside.sum() == 64
+            assert (frame[:, inside] == index).all()
+            assert (labels[~inside] == IGNORE).all()
+            assert (labels == index % 4).sum() == 32
+            assert (doubt[inside] == 100 * index).all()
+            mirrored = bool(inside[0, 15])
+            flipped += mirrored
+            assert bool(labels[0, 15 if mirrored else 0] != IGNORE)
+    assert 0 < flipped < TRAIN.steps * TRAIN.batch
+
+
+def test_strong_views_differ_and_workers_change_nothing():
+    recipe = data(unlabelled=(SOURCE,))
+    clips = [MemoryClip(9)]
+    one, two = (list(unlabelled_batches(recipe.model_copy(update={"workers": n}), TRAIN, SEMI, datasets=[dataset(*clips)])) for n in (0, 2))
+    assert all(torch.equal(a.strong, b.strong) and torch.equal(a.weak, b.weak) for a, b in zip(one, two, strict=True))
+    assert any(not torch.equal(batch.strong[0], batch.strong[1]) for batch in one)
+    assert any(not torch.equal(batch.strong[0], batch.weak) for batch in one)
 
 
 def test_the_cache_keeps_frames_up_to_its_limit():

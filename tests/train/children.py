@@ -65,10 +65,10 @@ def run_rank(
     import torch
 
     from semivss.losses.matcher import NonFiniteCost
-    from semivss.train import loop, steps
+    from semivss.train import loop, method
 
     runs, counts, losses = [], [], []
-    run, pooled, supervised_loss = loop.Run, loop.pooled, steps.supervised_loss
+    run, pooled, supervised_loss = loop.Run, loop.pooled, method.supervised_loss
 
     def remember_run(*arguments):
         runs.append(run(*arguments))
@@ -86,7 +86,7 @@ def run_rank(
             raise NonFiniteCost("on one process only")
         return losses[-1]
 
-    loop.Run, loop.pooled, steps.supervised_loss = remember_run, remember_counts, loss
+    loop.Run, loop.pooled, method.supervised_loss = remember_run, remember_counts, loss
     loop.train(recipe, out)
     weights = {"model": runs[0].segmenter.state_dict(), "best": runs[0].best.state_dict()}
     torch.save(weights | {"skipped": runs[0].counters.skipped, "counts": [one.counts.tolist() for one in counts]}, out / f"rank{rank}.pt")

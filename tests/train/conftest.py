@@ -17,8 +17,11 @@ COLORS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]])
 
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
+    return make_world(tmp_path / "tiny_world")
+
+
+def make_world(root: Path) -> Path:
     """Three videos of four frames, three classes that differ in colour; the last video is the validation set."""
-    root = tmp_path / "tiny_world"
     generator = np.random.default_rng(0)
     for video in "abc":
         (root / "data" / video / "origin").mkdir(parents=True)

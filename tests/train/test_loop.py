@@ -14,7 +14,7 @@ from semivss.losses.matcher import NonFiniteCost
 from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
 from semivss.recipe import Recipe
-from semivss.train import loop, steps
+from semivss.train import loop, method, steps
 from semivss.train.loop import train
 
 
@@ -69,12 +69,12 @@ def test_without_validation_data_the_latest_weights_are_kept(recipe, tmp_path):
     train(recipe, tmp_path / "run")
     ema = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["ema"]
     saved = Segmenter.from_pretrained(tmp_path / "run" / "model").state_dict()
-    assert all(torch.equal(value, ema[key]) for key, value in saved.items())
+    assert all(torch.equal(value, ema[f"segmenter.{key}"]) for key, value in saved.items())
 
 
 def break_steps(patch, bad, how):
     """Let the loss of the optimiser steps `bad` (numbers from 0) not be finite."""
-    original, calls = steps.supervised_loss, []
+    original, calls = method.supervised_loss, []
 
     def loss(output, labels, settings, generator):
         calls.append(1)
@@ -85,7 +85,7 @@ def break_steps(patch, bad, how):
             raise NonFiniteCost("no assignment")
         return {name: term * float("nan") if how == "loss" else NanGradient.apply(term) for name, term in terms.items()}
 
-    patch.setattr(steps, "supervised_loss", loss)
+    patch.setattr(method, "supervised_loss", loss)
 
 
 class NanGradient(torch.autograd.Function):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Bool, Float64, UInt8, UInt16
 
 from semivss.data.labels import IGNORE
-from semivss.settings import Augment
+from semivss.settings import Augment, Strong
 
 TRIES = 10  # crops drawn at most until one obeys the class-share limit; the last one is taken as it is
 
@@ -65,6 +65,62 @@ def augment_clip(
     geometry, warped = _draw_crop(labels, settings, generator)
     photometric = _draw_photometric(settings, generator)
     return np.stack([warp_frame(frame, geometry, photometric) for frame in frames]), warped
+
+
+@dataclass(frozen=True)
+class UnlabelledCrops:
+    """Crops of all frames of an unlabelled clip under one draw of the geometry."""
+
+    weak: UInt8[np.ndarray, "T h w 3"]  # resized, cropped and flipped alone
+    strong: UInt8[np.ndarray, "V T h w 3"]  # the same, with V changes of light
+    inside: Bool[np.ndarray, "T h w"]  # false in the padding
+    labels: UInt8[np.ndarray, "T h w"]
+    codes: UInt16[np.ndarray, "T h w"]
+
+
+def augment_unlabelled(
+    frames: Sequence[UInt8[np.ndarray, "H W 3"]],
+    maps: Sequence[tuple[UInt8[np.ndarray, "H W"], UInt16[np.ndarray, "H W"]]] | None,
+    settings: Augment,
+    strong: Strong,
+    generator: np.random.Generator,
+) -> UnlabelledCrops:
+    """Weak and strong crops of a clip, and its pseudo labels and entropy codes under the same geometry (nearest neighbour).
+
+    Without `maps` all labels are 255 and all codes 0, and the class-share limit cannot be asked for.
+    """
+    inside = [np.zeros(frame.shape[:2], np.uint8) for frame in frames]
+    if maps is None:
+        geometry, warped = _draw_crop(inside, _unlimited(settings), generator)
+        labels, codes = np.full_like(warped, IGNORE), np.zeros(warped.shape, np.uint16)
+    else:
+        geometry, labels = _draw_crop([one for one, _ in maps], settings, generator)
+        codes = np.stack([_pad(_warp(code, geometry, cv2.INTER_NEAREST), geometry, 0) for _, code in maps])
+    weak = np.stack([warp_frame(frame, geometry) for frame in frames])
+    views = np.stack([_strong_view(weak, geometry, settings, strong, generator) for _ in range(strong.views)])
+    return UnlabelledCrops(weak, views, np.stack([warp_labels(one, geometry) for one in inside]) != IGNORE, labels, codes)
+
+
+def _unlimited(settings: Augment) -> Augment:
+    """The same settings without a limit on the share of a class."""
+    return settings.model_copy(update={"max_class_share": 1.0})
+
+
+def _strong_view(
+    weak: UInt8[np.ndarray, "T h w 3"], geometry: Geometry, settings: Augment, strong: Strong, generator: np.random.Generator
+) -> UInt8[np.ndarray, "T h w 3"]:
+    """Another light, perhaps no colours, perhaps blurred; the same for all frames of the clip."""
+    photometric = _draw_photometric(settings, generator)
+    grey, blurred = (generator.random(2) < (strong.grey, strong.blur)).tolist()
+    sigma = float(generator.uniform(0.1, 2.0))
+    return np.stack([_pad(_strongly(frame, photometric, grey, sigma if blurred else 0.0), geometry, 0) for frame in weak])
+
+
+def _strongly(frame: UInt8[np.ndarray, "h w 3"], photometric: Photometric | None, grey: bool, sigma: float) -> UInt8[np.ndarray, "h w 3"]:
+    lit = frame.copy() if photometric is None else _relight(frame, photometric)
+    if grey:
+        lit = np.repeat(cv2.cvtColor(lit, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
+    return np.asarray(cv2.GaussianBlur(lit, (0, 0), sigma)) if sigma else lit
 
 
 def warp_frame(frame: UInt8[np.ndarray, "H W 3"], geometry: Geometry, photometric: Photometric | None = None) -> UInt8[np.ndarray, "h w 3"]:

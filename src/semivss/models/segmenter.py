@@ -72,6 +72,17 @@ class Segmenter(nn.Module):
         return load_segmenter(cls, Path(folder))
 
 
+def take_images(output: MaskLogits | PixelLogits, images: slice) -> MaskLogits | PixelLogits:
+    """The part of an output that belongs to some images of the batch."""
+    features = output.pixel_features[images]
+    match output:
+        case PixelLogits():
+            return PixelLogits(output.logits[images], features)
+        case MaskLogits():
+            auxiliary = tuple((classes[images], masks[images]) for classes, masks in output.auxiliary)
+            return MaskLogits(output.class_logits[images], output.mask_logits[images], features, auxiliary)
+
+
 def crop_maps(output: MaskLogits | PixelLogits, size: tuple[int, int]) -> MaskLogits | PixelLogits:
     """The same output with only the first `size` = (h, w) cells of its maps."""
     high, wide = size

@@ -14,11 +14,9 @@ import torch
 
 from semivss.atomic import atomic_file
 from semivss.errors import SemivssError, WeightsError
-from semivss.recipe import Recipe
+from semivss.recipe import FREE, Recipe
 
-FORMAT = 1
-# Settings that change no weight: a run may go on with other ones.
-FREE: dict[str, Any] = {"name": True, "data": {"workers", "cache_mb", "test"}, "predict": True, "score": True}
+FORMAT = 2
 
 
 def save_checkpoint(path: Path, recipe: Recipe, state: Mapping[str, Any]) -> None:

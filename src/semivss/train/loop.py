@@ -3,14 +3,14 @@
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 
 from semivss.atomic import atomic_json
 from semivss.data.clips import VideoDataset
-from semivss.data.loader import Batches, labelled_batches, open_sources
+from semivss.data.loader import open_sources
 from semivss.data.policy import DefectCounter
 from semivss.data.source import open_source
 from semivss.errors import DataError, SemivssError
@@ -24,10 +24,11 @@ from semivss.train.ema import AveragedModel
 from semivss.train.evaluate import Validation, evaluate
 from semivss.train.interrupt import Interrupt
 from semivss.train.journal import Journal
+from semivss.train.method import Given, Method, Supervised
 from semivss.train.optim import build_optimizer, learning_rate, set_learning_rate
 from semivss.train.panels import save_panel
 from semivss.train.processes import run_folder, start_fabric
-from semivss.train.steps import WEIGHTS, Objective, StepResult, agree, check_patience, seed_of, train_step
+from semivss.train.steps import WEIGHTS, StepResult, Training, agree, check_patience, seed_of, train_step
 
 
 @dataclass
@@ -46,22 +47,23 @@ class Counters:
     summed: int = 0
 
 
-def train(recipe: Recipe, out: Path, *, resume: bool = True) -> None:
-    """Train the recipe's model on its labelled data into the folder `out`, or go on from `out`/last.ckpt.
+def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool = True) -> None:
+    """Train the recipe's model into the folder `out`, or go on from `out`/last.ckpt: on labelled data, or as `recipe.semi` says.
 
     Writes model/ (best validation mIoU; without validation data the latest weights), last.ckpt, metrics.csv, TensorBoard events,
     panels/<step>.png and defects.json. Interrupted anywhere and started again, it ends with bitwise the same weights (on the same
-    machine with the same number of threads). With `resume` off, an earlier checkpoint in `out` is overwritten.
+    machine with the same number of threads). With `resume` off, an earlier checkpoint in `out` is overwritten. Retraining needs `given`:
+    the weights to start from and the pseudo labels.
 
     Raises:
         SemivssError: a setting, file or sample that the user can mend; `out` belongs to another process or another recipe.
         KeyboardInterrupt: after Ctrl-C, when the current step is finished and saved.
     """
     fabric = start_fabric(recipe)
-    if recipe.data.unlabelled and fabric.is_global_zero:
+    if recipe.data.unlabelled and recipe.semi is None and fabric.is_global_zero:
         say(f"{recipe.name}: supervised training reads labelled data only; data.unlabelled stays unread")
     with run_folder(out, fabric), Interrupt() as interrupt:
-        run = Run(recipe, out, fabric, interrupt)
+        run = Run(recipe, out, fabric, interrupt, given or Given())
         if resume:
             run.load()
         try:
@@ -76,17 +78,19 @@ def train(recipe: Recipe, out: Path, *, resume: bool = True) -> None:
 class Run:
     """The objects of one training run; `loop` is the method."""
 
-    def __init__(self, recipe: Recipe, out: Path, fabric: Fabric, interrupt: Interrupt) -> None:
+    def __init__(self, recipe: Recipe, out: Path, fabric: Fabric, interrupt: Interrupt, given: Given) -> None:
         self.recipe, self.out, self.fabric, self.interrupt = recipe, out, fabric, interrupt
         self.counters, self.defects = Counters(), DefectCounter()
         self.datasets = open_sources(recipe.data.train, recipe.data.policy)
         self.validation = self._validation()
         torch.manual_seed(seed_of(recipe.train.seed, WEIGHTS))
         self.segmenter = build_segmenter(recipe.model, self.datasets[0].label_set)
-        self.optimizer = build_optimizer(self.segmenter, recipe.train)
-        self.objective, self.wrapped_optimizer = fabric.setup(Objective(self.segmenter), self.optimizer)
-        self.segmenter.train()
-        self.ema = AveragedModel(self.segmenter, recipe.train.ema) if recipe.train.ema else None
+        self.method = self._method(given)
+        self.optimizer = build_optimizer(self.method.module, recipe.train)
+        module, optimizer = fabric.setup(self.method.module, self.optimizer)
+        module.train()
+        self.ema = AveragedModel(self.method.module, recipe.train.ema) if recipe.train.ema else None
+        self.training = Training(self.method, module, optimizer, None if self.ema is None else self.ema.module)
         self.journal: Journal | None = None
 
     def loop(self) -> None:
@@ -96,14 +100,14 @@ class Run:
         began = time.perf_counter() - counters.seconds, time.process_time() - counters.cpu_seconds
         if (row := self._evaluate_if_due()) and self.journal is not None:  # an evaluation that was interrupted
             self.journal.write(counters.step, row)
-        batches = self._batches()
+        batches = self.method.batches(counters.step, self.fabric.global_rank, self.fabric.world_size)
         stream = iter(batches)
         for step in track(range(counters.step, settings.steps), "train", total=settings.steps, unit="steps", start=counters.step):
             rate = learning_rate(step, settings)
             set_learning_rate(self.optimizer, rate)
-            result = train_step(self.fabric, self.objective, self.wrapped_optimizer, stream, settings, step)
+            result = train_step(self.fabric, self.training, stream, settings, step)
             if self.ema is not None and not result.skipped:
-                self.ema.update(self.segmenter, step)
+                self.ema.update(self.method.module, step)
             counters.step = step + 1
             counters.seconds, counters.cpu_seconds = time.perf_counter() - began[0], time.process_time() - began[1]
             self.defects.merge(batches.defects)
@@ -124,9 +128,10 @@ class Run:
             if self.validation is None:
                 self.best.save_pretrained(self.out / "model")
             state = {
-                "model": self.segmenter.state_dict(),
+                "model": self.method.module.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "ema": None if self.ema is None else self.ema.module.state_dict(),
+                "method": self.method.state_dict(),
                 "counters": asdict(self.counters),
                 "defects": defects.to_dict(limit=None),
             }
@@ -140,10 +145,11 @@ class Run:
         if not path.exists():
             return
         state = load_checkpoint(path, self.recipe)
-        self.segmenter.load_state_dict(state["model"])
+        self.method.module.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
+        self.method.load_state_dict(state["method"])
         self.counters = Counters(**state["counters"])
         self.defects = DefectCounter.from_dict(state["defects"])
         if self.counters.step < self.recipe.train.steps:
@@ -158,11 +164,14 @@ class Run:
     @property
     def best(self) -> Segmenter:
         """The weights to evaluate and save: the averaged ones if the recipe averages."""
-        return self.segmenter if self.ema is None else self.ema.module
+        return self.segmenter if self.ema is None else cast(Segmenter, self.ema.module.segmenter)
 
-    def _batches(self) -> Batches:
-        data, settings, fabric = self.recipe.data, self.recipe.train, self.fabric
-        return labelled_batches(data, settings, self.counters.step, fabric.global_rank, fabric.world_size, datasets=self.datasets)
+    def _method(self, given: Given) -> Method:
+        if self.recipe.semi is None:
+            return Supervised(self.recipe, self.datasets, self.segmenter)
+        from semivss.train.semi import SemiSupervised
+
+        return SemiSupervised(self.recipe, self.recipe.semi, self.datasets, self.segmenter, given, self.fabric)
 
     def _validation(self) -> Validation | None:
         data, fabric = self.recipe.data, self.fabric
@@ -187,7 +196,7 @@ class Run:
                 raise
         else:
             values = {"loss": sum(result.terms.values())} | {f"loss_{name}": value for name, value in result.terms.items()}
-            for name, value in (values | {"gradient_norm": result.norm}).items():
+            for name, value in (values | {"gradient_norm": result.norm} | self.method.notes()).items():
                 counters.sums[name] = counters.sums.get(name, 0.0) + value
             counters.summed += 1
         if counters.step % settings.log_every and counters.step != settings.steps:
@@ -203,7 +212,7 @@ class Run:
         if self.validation is None or not due or counters.evaluated == counters.step or not agree(self.fabric, not self.interrupt):
             return {}
         done = evaluate(self.best.eval(), self.validation, settings.panel_frames, self.defects, lambda: bool(self.interrupt))
-        self.segmenter.train()
+        self.method.module.train()
         if not agree(self.fabric, done is not None) or done is None:
             return {}
         confusion, rows = done

@@ -5,31 +5,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from semivss.errors import SemivssError
 from semivss.losses.matcher import NonFiniteCost
-from semivss.losses.supervised import supervised_loss
-from semivss.models.segmenter import Segmenter
 from semivss.settings import Train
-from semivss.tensors import Batch
+from semivss.train.method import AnyBatch, Method
 
 PATIENCE = 10  # skipped steps in a row until training stops
-WEIGHTS, DROPOUT, POINTS = 2, 3, 4  # streams of random numbers beside the loader's
+WEIGHTS, DROPOUT, DRAWN = 2, 3, 4  # streams of random numbers beside the loader's
 
 
-class Objective(nn.Module):
-    """The model with its loss: frames and labels in, named loss terms out. What DDP and autocast wrap."""
+@dataclass(frozen=True)
+class Training:
+    """The objects that a step works on."""
 
-    def __init__(self, segmenter: Segmenter) -> None:
-        super().__init__()
-        self.segmenter = segmenter
-
-    def forward(self, frames: UInt8[Tensor, "N 3 H W"], labels: UInt8[Tensor, "N H W"], generator: torch.Generator) -> dict[str, Tensor]:
-        """Weighted terms; their sum is minimised. Raises NonFiniteCost as `supervised_loss` does."""
-        return supervised_loss(self.segmenter(frames), labels, self.segmenter.settings, generator)
+    method: Method
+    module: nn.Module  # the method's, wrapped
+    optimizer: torch.optim.Optimizer  # wrapped
+    average: nn.Module | None  # of the method's module
 
 
 @dataclass(frozen=True)
@@ -50,15 +45,14 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def train_step(
-    fabric: Fabric, objective: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[Batch], train: Train, step: int
-) -> StepResult:
+def train_step(fabric: Fabric, training: Training, batches: Iterator[AnyBatch], train: Train, step: int) -> StepResult:
     """Optimiser step `step` over `train.accumulate` micro-batches.
 
     All randomness (dropout, points of the mask losses) is a function of (seed, step, rank), so a resumed run repeats it.
     A loss or gradient that is not finite on any process skips the step on all of them: weights, optimiser and running statistics
     stay as they were.
     """
+    objective, optimizer = training.module, training.optimizer
     optimizer.zero_grad(set_to_none=True)
     before = [statistic.clone() for statistic in running_statistics(objective)]
     sums: dict[str, Tensor] = {}
@@ -68,7 +62,7 @@ def train_step(
         batch = next(batches).to(fabric.device)
         ids.extend(batch.ids)
         if finite:  # the remaining micro-batches are only taken off the stream
-            terms = _forward(fabric, objective, batch, train, step * train.accumulate + part)
+            terms = _forward(fabric, training, batch, train, step, part)
             finite = agree(fabric, terms is not None)
             if finite and terms is not None:
                 with fabric.no_backward_sync(objective, enabled=part + 1 < train.accumulate):
@@ -118,12 +112,13 @@ def running_statistics(model: nn.Module) -> Sequence[Tensor]:
     return [value for layer in layers for value in (layer.running_mean, layer.running_var, layer.num_batches_tracked) if value is not None]
 
 
-def _forward(fabric: Fabric, objective: nn.Module, batch: Batch, train: Train, micro: int) -> dict[str, Tensor] | None:
+def _forward(fabric: Fabric, training: Training, batch: AnyBatch, train: Train, step: int, part: int) -> dict[str, Tensor] | None:
     """Loss terms of one micro-batch; none when one of them is not finite."""
+    micro = step * train.accumulate + part
     torch.manual_seed(seed_of(train.seed, DROPOUT, micro, fabric.global_rank))
-    points = torch.Generator().manual_seed(seed_of(train.seed, POINTS, micro, fabric.global_rank))
+    drawn = torch.Generator().manual_seed(seed_of(train.seed, DRAWN, micro, fabric.global_rank))
     try:
-        terms: dict[str, Tensor] = objective(*batch.flat(), points)
+        terms = training.method.terms(training.module, training.average, batch, step, drawn)
     except NonFiniteCost:
         return None
     return terms if bool(torch.stack([term.detach() for term in terms.values()]).isfinite().all()) else None

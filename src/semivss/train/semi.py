@@ -1,0 +1,253 @@
+"""Labelled and unlabelled crops in, L = L_s + lambda_u L_u + lambda_c L_c out: retraining (arXiv 2406.00587, 2203.03884).
+
+offline: the pseudo labels and entropies of a frozen ensemble, read from files. online: the student's moving average labels the weak
+view in each step. Either way the student sees strong, mixed views, and each pixel's entropy decides whether its label counts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from semivss.data.clips import VideoDataset
+from semivss.data.loader import Batches, labelled_batches, open_sources, unlabelled_batches
+from semivss.data.policy import DefectCounter
+from semivss.errors import SemivssError, WeightsError
+from semivss.losses.matcher import NonFiniteCost
+from semivss.losses.supervised import supervised_loss
+from semivss.losses.unsupervised import unsupervised_loss
+from semivss.models.segmenter import Segmenter, take_images
+from semivss.posterior import class_distribution, entropy, split_labels
+from semivss.recipe import Recipe
+from semivss.settings import Semi
+from semivss.tensors import IGNORE, Batch, Split, UnlabelledBatch
+from semivss.train.contrast import Contrast, build_representation
+from semivss.train.method import Given
+from semivss.train.mixing import mix
+from semivss.train.threshold import alpha_at, cut
+
+
+@dataclass(frozen=True)
+class JointBatch:
+    """What one step of retraining sees. Without the unlabelled part only L_s is asked for."""
+
+    labelled: Batch
+    unlabelled: UnlabelledBatch | None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return self.labelled.ids + (self.unlabelled.ids if self.unlabelled else ())
+
+    def to(self, device: torch.device) -> "JointBatch":
+        return JointBatch(self.labelled.to(device), self.unlabelled.to(device) if self.unlabelled else None)
+
+
+class JointBatches:
+    """The labelled stream, joined by the unlabelled one from a given optimiser step on."""
+
+    def __init__(self, labelled: Batches[Batch], unlabelled: Batches[UnlabelledBatch] | None, alone: int) -> None:
+        """`alone` is the number of micro-batches that come before the unlabelled stream begins."""
+        self._labelled, self._unlabelled, self._alone = labelled, unlabelled, alone
+
+    @property
+    def defects(self) -> DefectCounter:
+        met = DefectCounter()
+        met.merge(self._labelled.defects)
+        if self._unlabelled is not None:
+            met.merge(self._unlabelled.defects)
+        return met
+
+    def __iter__(self) -> Iterator[JointBatch]:
+        others: Iterator[UnlabelledBatch] | None = None
+        for number, batch in enumerate(self._labelled):
+            if self._unlabelled is None or number < self._alone:
+                yield JointBatch(batch, None)
+                continue
+            others = others or iter(self._unlabelled)
+            yield JointBatch(batch, next(others))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the unlabelled part of a step is to teach: mixed crops with their pseudo labels, and where these are trusted."""
+
+    strong: UInt8[Tensor, "V N 3 H W"]
+    labels: UInt8[Tensor, "N H W"]  # before the split, 255 = erased or padding
+    doubt: Float[Tensor, "N H W"]
+    gamma: float | Shaped[Tensor, "C"]  # a doubt from here on is unreliable; one number, or one a class
+    alpha: float  # percent
+
+    def split(self) -> Split:
+        """Reliable labels, and where they are not."""
+        return split_labels(self.labels, self.doubt, self.gamma)
+
+
+class SemiObjective(nn.Module):
+    """The student, with its representation head where L_c is on, and the whole loss: what DDP and autocast wrap."""
+
+    def __init__(self, segmenter: Segmenter, semi: Semi) -> None:
+        super().__init__()
+        self.segmenter, self._semi = segmenter, semi
+        self.representation = build_representation(segmenter, semi)
+
+    def forward(
+        self,
+        frames: UInt8[Tensor, "B 3 H W"],
+        labels: UInt8[Tensor, "B H W"],
+        targets: Targets | None,
+        contrast: Contrast | None,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Weighted terms of L_s; with `targets` also of L_u, with `contrast` (of this step) also L_c. One forward pass serves all.
+
+        Raises:
+            NonFiniteCost: as `supervised_loss` does, or the teacher's representation is not finite.
+        """
+        settings = self.segmenter.settings
+        if targets is None:
+            return supervised_loss(self.segmenter(frames), labels, settings, generator) | self._idle()
+        output = self.segmenter(torch.cat([frames, *targets.strong]))
+        terms = supervised_loss(take_images(output, slice(len(frames))), labels, settings, generator)
+        views, crops = targets.strong.shape[:2]
+        split = targets.split()
+        for view in range(views):
+            own = slice(len(frames) + view * crops, len(frames) + (view + 1) * crops)
+            for name, term in unsupervised_loss(take_images(output, own), split, settings, self._semi, generator).items():
+                terms[f"unlabelled_{name}"] = terms.get(f"unlabelled_{name}", 0) + term / views
+        if contrast is None or self.representation is None:
+            return terms | self._idle()
+        seen = take_images(output, slice(len(frames) + crops))
+        z = self.representation(seen.pixel_features)
+        return terms | {"contrast": contrast.loss(z, seen, torch.cat([labels, targets.labels]), targets, generator)}
+
+    def _idle(self) -> dict[str, Tensor]:
+        """A term of 0 that keeps an unused representation head in the graph: DDP waits for the gradient of every parameter."""
+        if self.representation is None:
+            return {}
+        return {"contrast": 0 * torch.stack([parameter.sum() for parameter in self.representation.parameters()]).sum()}
+
+
+class SemiSupervised:
+    """Retraining with pseudo labels. Implements `Method`."""
+
+    def __init__(
+        self, recipe: Recipe, semi: Semi, datasets: Sequence[VideoDataset], segmenter: Segmenter, given: Given, fabric: Fabric
+    ) -> None:
+        """Raises SemivssError for missing or unfitting data, weights or pseudo labels."""
+        self._recipe, self._semi, self._datasets = recipe, semi, datasets
+        self._unlabelled = () if semi.mode == "supervised" else _unlabelled(recipe, datasets)
+        self._stored = _stored(semi, self._unlabelled, given, recipe)
+        if given.weights is not None:
+            start_from(segmenter, given.weights)
+        self.module = SemiObjective(segmenter, semi)
+        self._contrast = None
+        if self.module.representation is not None:
+            self._contrast = Contrast(semi.contrast, segmenter.label_set, segmenter.rule, fabric.device)
+        self._notes: dict[str, float] = {}
+
+    def batches(self, start_step: int, rank: int, world: int) -> JointBatches:
+        data, train, semi = self._recipe.data, self._recipe.train, self._semi
+        labelled = labelled_batches(data, train, start_step, rank, world, datasets=self._datasets)
+        if semi.mode == "supervised":
+            return JointBatches(labelled, None, 0)
+        begin = max(start_step, semi.supervised_steps)
+        sources: Any = {"datasets": self._unlabelled, "pseudo": self._stored}
+        unlabelled = unlabelled_batches(data, train, semi, begin, rank, world, **sources)
+        return JointBatches(labelled, unlabelled, (begin - start_step) * train.accumulate)
+
+    def terms(
+        self, module: nn.Module, average: nn.Module | None, batch: JointBatch, step: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        frames, labels = batch.labelled.flat()
+        targets = None if batch.unlabelled is None else self._targets(batch.unlabelled, average, step, generator)
+        if targets is not None and self._contrast is not None:
+            self._contrast.look(average, torch.cat([frames, targets.strong[0]]))
+        terms: dict[str, Tensor] = module(frames, labels, targets, self._contrast, generator)
+        return terms
+
+    def notes(self) -> dict[str, float]:
+        return self._notes
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._contrast is None else self._contrast.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self._contrast is not None:
+            self._contrast.load_state_dict(state)
+
+    @torch.no_grad()
+    def _targets(self, batch: UnlabelledBatch, average: nn.Module | None, step: int, generator: torch.Generator) -> Targets:
+        """Label the weak view (online), mix, split by entropy."""
+        if self._semi.mode == "online":
+            assert average is not None
+            batch = label(batch, cast(Segmenter, average.segmenter))
+        batch = replace(batch, labels=batch.labels.masked_fill(~batch.inside, IGNORE))
+        strong = self._semi.strong
+        if float(torch.rand((), generator=generator)) < strong.mix_chance:
+            batch = mix(batch, strong.mix, generator)
+        alpha = alpha_at(self._semi.threshold, step, self._recipe.train.steps)
+        classes = len(self._datasets[0].label_set)
+        gamma = cut(self._semi.threshold, alpha, batch.labels, batch.doubt, classes, self._stored)
+        targets = Targets(batch.strong, batch.labels, batch.doubt, gamma, alpha)
+        known = int((batch.labels != IGNORE).sum())
+        self._notes = {"reliable": int((targets.split().labels != IGNORE).sum()) / max(known, 1), "alpha": alpha}
+        return targets
+
+
+@torch.no_grad()
+def label(batch: UnlabelledBatch, teacher: Segmenter) -> UnlabelledBatch:
+    """The teacher's labels and entropies (nats) of the weak view, at full size.
+
+    Raises:
+        NonFiniteCost: the teacher's output is NaN or infinite.
+    """
+    p = class_distribution(teacher(batch.weak), (batch.labels.shape[1], batch.labels.shape[2]), teacher.rule)
+    doubt = entropy(p)
+    if not bool(doubt.isfinite().all()):
+        raise NonFiniteCost("the teacher's output is not finite")
+    return replace(batch, labels=p.max(1).indices.to(torch.uint8), doubt=doubt)
+
+
+def start_from(segmenter: Segmenter, folder: Path) -> None:
+    """Take over the weights of a saved model. Raises WeightsError for a model of other classes or another architecture."""
+    saved = Segmenter.from_pretrained(folder)
+    if saved.label_set.names != segmenter.label_set.names:
+        raise WeightsError(
+            f"{folder}: has the classes of {saved.label_set.name}, the training data those of {segmenter.label_set.name}; "
+            'start from a model of these classes, or set semi.start = "scratch"'
+        )
+    try:
+        segmenter.load_state_dict(saved.state_dict())
+    except RuntimeError as error:
+        raise WeightsError(
+            f'{folder}: not the architecture of the recipe\'s model; correct [model], or set semi.start = "scratch"'
+        ) from error
+
+
+def _unlabelled(recipe: Recipe, datasets: Sequence[VideoDataset]) -> tuple[VideoDataset, ...]:
+    if not recipe.data.unlabelled:
+        raise SemivssError(f"{recipe.name}: no unlabelled video to retrain on; add [[data.unlabelled]] to the recipe")
+    found = open_sources(recipe.data.unlabelled, recipe.data.policy)
+    if found[0].label_set.names != datasets[0].label_set.names:
+        first, other = datasets[0].label_set.name, found[0].label_set.name
+        raise SemivssError(
+            f"{found[0].name}: unlabelled data with the classes of {other}, but {datasets[0].name} has those of {first}; give it a remap"
+        )
+    return found
+
+
+def _stored(semi: Semi, unlabelled: Sequence[VideoDataset], given: Given, recipe: Recipe) -> Sequence[Any] | None:
+    if semi.mode != "offline":
+        return None
+    if given.pseudo is None or len(given.pseudo) != len(unlabelled):
+        raise SemivssError(
+            f"{recipe.name}: mode offline needs the pseudo labels of every unlabelled source; run semivss pseudo-label first"
+        )
+    for folder, dataset in zip(given.pseudo, unlabelled, strict=True):
+        folder.check(dataset, recipe.data.policy)
+    return given.pseudo

@@ -1,0 +1,66 @@
+"""Pseudo labels with their entropies in, the cut between reliable and unreliable pixels out, as the recipe and the step say."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor
+
+from semivss.data.codes import ABOVE, code_of_entropy, percentile_code
+from semivss.data.pseudo import PseudoFolder
+from semivss.posterior import unreliability_threshold
+from semivss.settings import Threshold
+
+
+def alpha_at(threshold: Threshold, step: int, steps: int) -> float:
+    """Percent of unreliable pixels in optimiser step `step` of `steps` (arXiv 2203.03884: alpha_0 (1 - t / T))."""
+    match threshold.schedule:
+        case "constant":
+            return threshold.alpha
+        case "linear":
+            return threshold.alpha * (1 - step / steps)
+
+
+def cut(
+    threshold: Threshold,
+    alpha: float,
+    labels: UInt8[Tensor, "N H W"],
+    doubt: Float[Tensor, "N H W"],
+    num_classes: int,
+    stored: Sequence[PseudoFolder] | None,
+) -> float | Shaped[Tensor, "C"]:
+    """What `posterior.split_labels` takes as gamma: one number, or one a class. A doubt at the cut or above it is unreliable.
+
+    Args:
+        alpha: from `alpha_at`.
+        labels: pseudo labels of the batch, 255 = none.
+        doubt: codes of the entropy where `stored` is given, nats otherwise.
+        stored: the folders that the labels come from.
+    """
+    match threshold.kind:
+        case "absolute":
+            return threshold.gamma if stored is None else float(code_of_entropy(threshold.gamma, num_classes))
+        case "dataset_percentile":
+            assert stored is not None, "the recipe refuses dataset percentiles without stored labels"
+            return _of_histograms(stored, alpha, threshold.per_class, labels.device)
+        case "batch_percentile" if threshold.per_class:
+            return torch.tensor([_within(labels, doubt, number, alpha) for number in range(num_classes)], device=labels.device)
+        case "batch_percentile":
+            return unreliability_threshold(doubt, labels, alpha)
+
+
+def _within(labels: Tensor, doubt: Tensor, number: int, alpha: float) -> float:
+    """The percentile among the pixels of one pseudo class."""
+    own = labels == number
+    return unreliability_threshold(doubt[own][None, None], labels[own][None, None], alpha) if bool(own.any()) else math.inf
+
+
+def _of_histograms(stored: Sequence[PseudoFolder], alpha: float, per_class: bool, device: torch.device) -> float | Tensor:
+    counts = np.sum([folder.histogram for folder in stored], axis=0)
+    if alpha <= 0:
+        return float(ABOVE)
+    if not per_class:
+        return float(percentile_code(counts.sum(0), alpha))
+    return torch.tensor([float(percentile_code(row, alpha)) for row in counts], device=device)

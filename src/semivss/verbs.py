@@ -1,0 +1,99 @@
+"""The verbs that work on folders, outside a run: paths and settings in, what they write out."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from semivss.atomic import atomic_json, newest
+from semivss.data.policy import DefectCounter, Policy
+from semivss.data.source import open_source
+from semivss.errors import SemivssError
+from semivss.hashes import split_hash
+from semivss.metrics.score import Missing
+from semivss.progress import say
+from semivss.settings import Predict, Score, Source
+from semivss.stage import versions
+
+
+def predict_paths(
+    models: Sequence[Path],
+    source: Path | Sequence[Path],
+    out: Path,
+    settings: Predict,
+    *,
+    weights: Sequence[float] | None = None,
+    split: str | None = None,
+    policy: Policy = "strict",
+) -> None:
+    """Segment a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
+    from semivss.infer.inputs import open_inputs
+    from semivss.infer.predict import predict
+    from semivss.models.segmenter import Segmenter
+
+    members = [Segmenter.from_pretrained(model_folder(path)) for path in models]
+    left_out = DefectCounter()
+    inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
+    predict(members, inputs, out, settings, weights=weights, policy=policy, left_out=left_out)
+    say(f"predictions: {out}")
+
+
+def score_paths(
+    predictions: Path,
+    truth: Path,
+    settings: Score,
+    *,
+    split: str,
+    kind: str,
+    missing: Missing,
+    flow: Path | None = None,
+    json: Path | None,
+    policy: Policy = "strict",
+) -> None:
+    """Score a folder of predictions against a data set and print the table; with a folder of optical flow also TC."""
+    from semivss.data.detect import detect_kind
+    from semivss.metrics.flow import score_flow
+    from semivss.metrics.score import render, score_folder
+    from semivss.metrics.scores import percent
+
+    resolved = detect_kind(truth) if kind == "auto" else kind
+    dataset = open_source(Source.model_validate({"kind": resolved, "path": str(truth), "split": split}), policy)
+    scores = score_folder(predictions, dataset, settings, policy=policy, missing=missing)
+    render(scores, title=f"{predictions} against {dataset.name}")
+    record = scores.to_dict() | {"split_hash": split_hash(dataset), "versions": versions()}
+    if flow is not None:
+        along = score_flow(predictions, dataset, flow)
+        print(f"TC {percent(along.tc)} over {along.pairs} pairs of frames")
+        record |= {"tc": along.tc, "tc_pairs": along.pairs}
+    if json is not None:
+        atomic_json(json, record)
+
+
+def submit_paths(predictions: Path, frames: Path, out: Path, *, split: str) -> None:
+    """Write and validate the challenge zip."""
+    from semivss.infer.submission import submit
+
+    dataset = open_source(Source(kind="vspw", path=str(frames), split=split), "strict")
+    submit(predictions, dataset, out)
+    say(f"submission: {out}")
+
+
+def models_and_inputs(words: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Cut the words of `predict` behind the leading model folders. The first word counts as a model and the last as an input anyhow."""
+    models = [words[0], *itertools.takewhile(_model_in, words[1:-1])]
+    return models, list(words[len(models) :])
+
+
+def model_folder(path: Path) -> Path:
+    """`path` itself if it is a model folder, or the model of the run folder `path`. Raises SemivssError if it is neither."""
+    found = _model_in(path)
+    if found is None:
+        raise SemivssError(
+            f"{path}: no model there (no config.json); give a folder written by semivss train, such as runs/NAME/student/model"
+        )
+    return found
+
+
+def _model_in(path: Path) -> Path | None:
+    rounds = sorted((folder / "model" for folder in path.glob("retrained_[0-9]*")), key=lambda model: -int(model.parent.name.split("_")[1]))
+    candidates = (path, path / "model", *rounds, path / "retrained" / "model", path / "student" / "model")
+    return next((folder for folder in candidates if newest(folder, "config.json").is_file()), None)

@@ -1,0 +1,253 @@
+"""Retraining on pseudo labels: it runs in every mode, resumes bitwise in the middle, and refuses what does not fit."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from children import run_cli, start, wait
+from PIL import Image
+
+from semivss.errors import SemivssError, WeightsError
+from semivss.pipeline import run
+from semivss.plan import plan
+from semivss.recipe import Recipe, dump_recipe, parse_recipe
+from semivss.settings import Threshold
+from semivss.tensors import IGNORE
+from semivss.train.loop import train
+from semivss.train.method import Given
+from semivss.train.threshold import alpha_at, cut
+
+STEPS = 8
+
+
+def semi_recipe(world: Path, **semi) -> Recipe:
+    """Videos a and b with all masks, the same again as unlabelled video; a student of a dozen thousand weights."""
+    source = {"kind": "vspw", "path": str(world)}
+    train = {"steps": STEPS, "batch": 2, "lr": 3e-3, "threads": 1, "evaluate_every": 100, "checkpoint_every": 2, "log_every": 2}
+    retrain = train | {"ema": 0.9}
+    contrast = {"channels": 16, "bank": 64, "anchors": 16, "negatives": 8} | semi.pop("contrast", {})
+    settings = {"unlabelled_batch": 3, "train": retrain | semi.pop("train", {}), "contrast": contrast} | semi
+    return parse_recipe(
+        {
+            "name": "tiny",
+            "data": {"train": [source], "unlabelled": [source], "test": [source | {"split": "val"}], "augment": {"crop": [32, 48]}},
+            "model": {"pixel": {"channels": 16}},
+            "train": train,
+            "semi": settings,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def labelled_run(tmp_path_factory) -> Path:
+    """A run whose student is trained and whose unlabelled video is labelled."""
+    from conftest import make_world
+
+    folder = tmp_path_factory.mktemp("semi")
+    world = make_world(folder / "tiny_world")
+    run(semi_recipe(world), folder / "run", until="pseudo-label")
+    return folder
+
+
+def step(recipe: Recipe, out: Path, name: str):
+    return next(one for one in plan(recipe, out) if one.name == name)
+
+
+def retrain(labelled_run: Path, out: Path, **semi) -> list[dict[str, str]]:
+    """Retrain into `out` from the fixture's student and pseudo labels; the journal."""
+    from semivss.data.pseudo import open_pseudo
+    from semivss.plan import retraining_recipe
+
+    recipe = retraining_recipe(semi_recipe(labelled_run / "tiny_world", **semi))
+    offline = recipe.semi.mode == "offline"
+    pseudo = [open_pseudo(labelled_run / "run" / "pseudo")] if offline else None
+    train(recipe, out, given=Given(labelled_run / "run" / "student" / "model", pseudo))
+    with (out / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+MODES = {
+    "offline": {},
+    "online": {"mode": "online"},
+    "without contrast": {"contrast": {"weight": 0}},
+    "own features": {"contrast": {"teacher": "self", "stride": 8}},
+    "published sets": {"contrast": {"anchor_set": "code", "prototypes": True}},
+    "two views": {"strong": {"views": 2, "mix": "classmix", "mix_chance": 1.0}},
+    "dataset percentile": {"threshold": {"kind": "dataset_percentile", "per_class": True}},
+    "absolute": {"mode": "online", "threshold": {"kind": "absolute", "gamma": 1.2}},
+}
+
+
+@pytest.mark.parametrize("semi", MODES.values(), ids=MODES.keys())
+def test_every_mode_trains(labelled_run, tmp_path, semi):
+    rows = retrain(labelled_run, tmp_path / "out", **semi)
+    assert len(rows) == STEPS / 2
+    assert all(float(row["loss_unlabelled_cross_entropy"]) > 0 for row in rows)
+    assert all(0 < float(row["reliable"]) <= 1 for row in rows)
+    if semi.get("contrast", {}).get("weight") == 0:
+        assert "loss_contrast" not in rows[0]
+    else:
+        assert float(rows[-1]["loss_contrast"]) > 0
+
+
+def test_the_control_sees_no_unlabelled_frame(labelled_run, tmp_path):
+    rows = retrain(labelled_run, tmp_path / "out", mode="supervised")
+    assert "loss_cross_entropy" in rows[0]
+    assert not {"loss_unlabelled_cross_entropy", "loss_contrast", "reliable"} & rows[0].keys()
+
+
+def test_the_first_steps_may_be_supervised_alone(labelled_run, tmp_path):
+    rows = retrain(labelled_run, tmp_path / "out", supervised_steps=4)
+    assert [row["loss_unlabelled_cross_entropy"] != "" for row in rows] == [False, False, True, True]
+
+
+def test_the_linear_schedule_ends_with_all_pixels(labelled_run, tmp_path):
+    rows = retrain(labelled_run, tmp_path / "out", threshold={"alpha": 40}, train={"log_every": 1})
+    shares = [float(row["reliable"]) for row in rows]
+    assert float(rows[0]["alpha"]) == 40
+    assert abs(shares[0] - 0.6) < 0.1
+    assert shares[0] < shares[-1]
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_interrupted_anywhere_it_ends_bitwise_equal(labelled_run, tmp_path, mode):
+    from semivss.train import loop
+
+    settings = {"mode": mode, "contrast": {"prototypes": True}}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    retrain(labelled_run, whole, **settings)
+    original, done = loop.train_step, []
+
+    def dying(*arguments):
+        done.append(original(*arguments))
+        if len(done) == 5:
+            raise RuntimeError("power cut")
+        return done[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", dying)
+        with pytest.raises(RuntimeError, match="power cut"):
+            retrain(labelled_run, broken, **settings)
+    retrain(labelled_run, broken, **settings)
+    first, second = (torch.load(out / "last.ckpt", weights_only=True) for out in (whole, broken))
+    assert len(done) == 5
+    for key in ("model", "ema"):
+        assert all(torch.equal(value, second[key][name]) for name, value in first[key].items())
+    assert torch.equal(first["method"]["bank"]["rows"], second["method"]["bank"]["rows"])
+    assert first["method"]["bank"]["rows"].any()
+    assert torch.equal(first["method"]["prototypes"]["rows"], second["method"]["prototypes"]["rows"])
+    assert (whole / "model" / "model.safetensors").read_bytes() == (broken / "model" / "model.safetensors").read_bytes()
+
+
+def test_the_saved_model_holds_no_representation_head(labelled_run, tmp_path):
+    from safetensors import safe_open
+
+    retrain(labelled_run, tmp_path / "out")
+    with safe_open(tmp_path / "out" / "model" / "model.safetensors", "pt") as file:
+        assert not [name for name in file.keys() if "representation" in name]  # noqa: SIM118 -- no mapping
+
+
+def test_retraining_starts_from_the_students_weights(labelled_run, tmp_path):
+    from semivss.models.segmenter import Segmenter
+
+    retrain(labelled_run, tmp_path / "out", train={"lr": 1e-12, "ema": 0.5})
+    before, after = (Segmenter.from_pretrained(f / "model") for f in (labelled_run / "run" / "student", tmp_path / "out"))
+    moved = dict(after.named_parameters())  # running statistics go on
+    assert all(torch.allclose(value, moved[name], atol=1e-6) for name, value in before.named_parameters())
+
+
+def test_weights_of_other_classes_or_another_architecture_are_refused(labelled_run, tmp_path):
+    recipe = semi_recipe(labelled_run / "tiny_world", mode="online")
+    given = Given(labelled_run / "run" / "student" / "model")
+    other = recipe.model_copy(
+        update={"model": recipe.model.model_copy(update={"pixel": recipe.model.pixel.model_copy(update={"channels": 8})})}
+    )
+    with pytest.raises(WeightsError, match="architecture"):
+        train(other, tmp_path / "a", given=given)
+    with pytest.raises(SemivssError, match="needs the pseudo labels"):
+        train(semi_recipe(labelled_run / "tiny_world"), tmp_path / "b", given=given)
+    bare = recipe.model_copy(update={"data": recipe.data.model_copy(update={"unlabelled": ()})})
+    with pytest.raises(SemivssError, match=r"\[\[data.unlabelled\]\]"):
+        train(bare, tmp_path / "c", given=given)
+
+
+def test_corrected_pseudo_labels_need_consent_and_are_used(labelled_run, tmp_path):
+    import shutil
+
+    recipe, out = semi_recipe(labelled_run / "tiny_world"), tmp_path / "run"
+    shutil.copytree(labelled_run / "run", out)
+    run(recipe, out, until="retrain")
+    before = (out / "retrained" / "model" / "model.safetensors").read_bytes()
+    path = out / "pseudo" / "a" / "00000000.png"
+    image = Image.open(path)
+    corrected = Image.fromarray(np.full((image.height, image.width), 2, np.uint8))
+    corrected.save(path)
+    with pytest.raises(SemivssError, match=r"other inputs \(pseudo.0"):
+        run(recipe, out, until="retrain")
+    with pytest.raises(SemivssError, match=r"a/00000000.png: edited by hand.*--accept-edited"):
+        run(recipe, out, until="retrain", again=True)
+    run(recipe, out, again=True, accept_edited=True)
+    assert (out / "retrained" / "model" / "model.safetensors").read_bytes() != before
+    assert "edited_pseudo_labels" in (out / "scores.json").read_text()
+
+
+def test_another_alpha_relabels_nothing_and_takes_effect(labelled_run, tmp_path):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(labelled_run / "run", out)
+    run(semi_recipe(labelled_run / "tiny_world"), out, until="retrain")
+    labels = {path: path.stat().st_mtime_ns for path in (out / "pseudo").rglob("*.png")}
+    before = (out / "retrained" / "model" / "model.safetensors").read_bytes()
+    run(semi_recipe(labelled_run / "tiny_world", threshold={"alpha": 60}), out, until="retrain", again=True)
+    assert {path: path.stat().st_mtime_ns for path in (out / "pseudo").rglob("*.png")} == labels
+    assert (out / "retrained" / "model" / "model.safetensors").read_bytes() != before
+
+
+def test_dry_run_and_from(labelled_run, capsys):
+    recipe, out = semi_recipe(labelled_run / "tiny_world"), labelled_run / "run"
+    run(recipe, out, dry=True)
+    said = capsys.readouterr().err.splitlines()
+    assert "train: done before" in said[0]
+    assert "pseudo-label pseudo: done before" in said[1]
+    assert "retrain retrained: to do" in said[2]
+    run(recipe, out, dry=True, start="pseudo-label")
+    assert "pseudo-label pseudo: to do" in capsys.readouterr().err.splitlines()[1]
+    assert not (out / "retrained").exists()
+
+
+def test_a_run_can_be_killed_in_any_stage(labelled_run, tmp_path):
+    import json
+    import shutil
+
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(dump_recipe(semi_recipe(labelled_run / "tiny_world")))
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for out in (whole, broken):
+        shutil.copytree(labelled_run / "run", out)
+    assert wait(start(run_cli, ["run", str(recipe), "--out", str(whole)], tmp_path / "errors")) == 0
+    process = start(run_cli, ["run", str(recipe), "--out", str(broken)], tmp_path / "errors")
+    process.join(2.0)
+    process.kill()
+    process.join()
+    assert wait(start(run_cli, ["run", str(recipe), "--out", str(broken)], tmp_path / "errors")) == 0
+    for name in ("predictions/test/manifest.json", "compare/student/test/manifest.json", "pseudo/manifest.json", "scores.json"):
+        first, second = (json.loads((out / name).read_text()) for out in (whole, broken))
+        assert first == second
+
+
+THRESHOLD = Threshold(alpha=25, schedule="constant")
+
+
+def test_thresholds():
+    labels = torch.tensor([[[0, 0, 0, 0, 1, 1, 1, IGNORE]]], dtype=torch.uint8)
+    doubt = torch.tensor([[[1.0, 2, 3, 4, 10, 20, 30, 1000]]])
+    assert cut(THRESHOLD, 50.0, labels, doubt, 2, None) == 4
+    assert cut(THRESHOLD, 0.0, labels, doubt, 2, None) == float("inf")
+    per_class = THRESHOLD.model_copy(update={"per_class": True})
+    assert cut(per_class, 50.0, labels, doubt, 3, None).tolist() == [2.5, 20, float("inf")]
+    assert cut(THRESHOLD.model_copy(update={"kind": "absolute", "gamma": 0.3}), 50.0, labels, doubt, 2, None) == 0.3
+    assert alpha_at(THRESHOLD, 5, 10) == 25
+    assert alpha_at(THRESHOLD.model_copy(update={"schedule": "linear"}), 5, 10) == 12.5
