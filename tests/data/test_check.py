@@ -91,7 +91,20 @@ def test_all_splits_unless_one_is_asked_for(tmp_path):
 def test_a_video_in_two_splits_is_noted(tmp_path):
     root = write_vspw_like(tmp_path)
     (root / "val.txt").write_text("val_1\ntrain_1")
-    assert check(root).notes == ("video train_1 is in train and in val",)
+    assert check(root).warnings == ("video train_1 is in train and in val",)
+
+
+@pytest.mark.parametrize(("ignored", "warned"), [(11, True), (10, False)])
+def test_labels_that_are_mostly_ignored_are_a_warning_and_no_error(tmp_path, capsys, ignored, warned):
+    root = write_own(tmp_path / "own")
+    labels = ids(0)
+    labels[:] = np.arange(20)[:, None] % 3
+    labels[:ignored] = 255
+    for mask in (root / "masks").rglob("*.png"):
+        save(mask, labels)
+    import_frames(root / "frames", root / "masks", root / "classes.txt", root)
+    assert run_check(root, out=tmp_path / "look.png") == 0
+    assert ("warning: train: 55% of the pixels of labelled frames are ignored" in capsys.readouterr().out) == warned
 
 
 def test_a_video_is_read_to_its_end(tmp_path):

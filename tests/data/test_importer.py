@@ -12,6 +12,7 @@ from tests.data.videos import write_video
 
 from semivss.data import archive
 from semivss.data.cvat import import_cvat
+from semivss.data.description import load_description
 from semivss.data.folder import read_folder
 from semivss.data.importer import import_any, import_frames, import_videos
 from semivss.errors import DataError, DefectError
@@ -47,7 +48,8 @@ def write_cvat(
 @pytest.mark.parametrize(("offset", "colors"), [(0, False), (1, False), (0, True)])
 def test_frames_and_masks_become_a_data_set(tmp_path, offset, colors):
     own = write_own(tmp_path / "own", offset=offset, colors=colors)
-    import_any(own / "frames", tmp_path / "out", masks=own / "masks", classes=own / "classes.txt")
+    given = offset or None  # 0, ignored, and 1 to 3: as in VSPW
+    import_any(own / "frames", tmp_path / "out", masks=own / "masks", classes=own / "classes.txt", offset=given)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["dataset.toml"]
     dataset = read_folder(tmp_path / "out", "train")
     assert dataset.label_set.names == NAMES
@@ -85,6 +87,55 @@ def test_masks_that_fit_two_readings_need_an_offset(tmp_path):
         import_any(own / "frames", out, masks=own / "masks", classes=own / "classes.txt", offset=offset)
         labels = read_folder(out, "train").clips[0].labels(0)
         assert set(np.unique(labels)) == {1 - offset, 2 - offset, 255}
+
+
+@pytest.mark.parametrize(
+    ("values", "first"),
+    [
+        ((0, 1, 2), 0),
+        ((0, 1, 2, 255), 0),
+        ((0, 2), 0),
+        ((1, 2, 3), 1),
+        ((1, 3, 255), 1),
+        ((255,), 0),  # nothing is labelled
+        ((0, 1, 2, 3), None),  # with VSPW's 0 for others, or with a stray 3
+        ((0, 3, 255), None),
+        ((0, 1), None),
+        ((0,), None),
+        ((1, 2), None),
+        ((2, 3), None),
+        ((1,), None),
+    ],
+)
+def test_the_first_class_is_found_only_where_one_reading_fits_end_to_end(tmp_path, capsys, values, first):
+    own = write_own(tmp_path / "own", videos=("a",), frames=2)
+    pixels = np.resize(np.array(values[:-1] or values, np.uint8), (20, 30))
+    save(own / "masks" / "a" / "0000.png", pixels)
+    pixels[7, 7] = values[-1]  # the last value is one pixel of one file
+    save(own / "masks" / "a" / "0001.png", pixels)
+    words = {"masks": own / "masks", "classes": own / "classes.txt"}
+    if first is None:
+        with pytest.raises(DefectError, match="say which with --offset 0 or --offset 1") as caught:
+            import_any(own / "frames", tmp_path / "out", **words)
+        holds_highest = caught.value.path
+        assert max(np.unique(np.asarray(Image.open(holds_highest))), key=lambda value: value % 255) == max(v % 255 for v in values)
+        assert not (tmp_path / "out").exists()
+    else:
+        import_any(own / "frames", tmp_path / "out", **words)
+        assert f"value {first} is 'road', value {first + 2} is 'car'" in capsys.readouterr().err
+        assert load_description(tmp_path / "out" / "dataset.toml").masks.offset == first
+
+
+def test_one_stray_pixel_shifts_no_class(tmp_path):
+    own = write_own(tmp_path / "own")
+    labels = ids(11)
+    labels[5, 5] = 3
+    save(own / "masks" / "b" / "0001.png", labels)
+    words = {"masks": own / "masks", "classes": own / "classes.txt"}
+    with pytest.raises(DefectError, match=r"b/0001\.png: the masks hold 0 to 3, one value more than the 3 classes: 'road' is value 1"):
+        import_any(own / "frames", tmp_path / "out", **words)
+    with pytest.raises(DefectError, match=r"b/0001\.png: mask value 3 stands for no class: .* lists 3, from value 0 on"):
+        import_any(own / "frames", tmp_path / "out", **words, offset=0)
 
 
 def test_frames_alone_are_unlabelled(tmp_path):

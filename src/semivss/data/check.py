@@ -3,7 +3,7 @@
 Everything is read once. The table and the picture that show it are in `check_view`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from semivss.data.check_view import render, write_preview
 from semivss.data.clips import Clip, VideoDataset
 from semivss.data.description import FILE_NAME
 from semivss.data.detect import detect_kind, other_kinds, shared_videos, splits_of
-from semivss.data.labels import LabelSet
+from semivss.data.labels import IGNORE, LabelSet
 from semivss.data.policy import Pair, Policy, read_labels, read_pair
 from semivss.data.source import open_source
 from semivss.data.video import SUFFIXES, VideoFile
@@ -24,6 +24,7 @@ from semivss.progress import say, track
 from semivss.settings import Source
 
 _SAMPLES = 6  # frames in the preview
+_MUCH_IGNORED = 0.5  # share of the labelled frames' pixels from which a warning is due
 _REMEDY = {  # of defects that are known by name only, because they were found while listing files
     "missing_mask": "the frame has no mask; add the mask, or name the labelled frames in a list",
     "missing_frame": "the mask has no frame; add the frame, or remove the mask",
@@ -81,8 +82,15 @@ def check(path: Path, *, split: str | None = None, kind: str = "auto", policy: P
     for name in names:
         source = Source.model_validate({"kind": found, "path": str(path.resolve()), "split": name})
         results.append(_check_split(name, open_source(source, "ignore"), policy))
-    notes = (*other_kinds(path, found), *shared_videos(path, found, names))
-    return CheckResult(path, found, tuple(results), notes)
+    warnings = (*shared_videos(path, found, names), *_mostly_ignored(results))
+    return CheckResult(path, found, tuple(results), tuple(other_kinds(path, found)), warnings)
+
+
+def _mostly_ignored(splits: Sequence[SplitResult]) -> Iterator[str]:
+    for split in splits:
+        share = int(split.pixels[IGNORE]) / max(1, int(split.pixels.sum()))
+        if share > _MUCH_IGNORED:
+            yield f"{split.name}: {share:.0%} of the pixels of labelled frames are ignored; compare ids, offset and classes with the masks"
 
 
 def _video_dataset(path: Path) -> VideoDataset:

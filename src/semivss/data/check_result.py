@@ -67,6 +67,7 @@ class CheckResult:
     kind: str
     splits: tuple[SplitResult, ...]
     notes: tuple[str, ...] = ()  # worth knowing, no defect
+    warnings: tuple[str, ...] = ()  # no defect of a file, but most likely a mistake
 
     @property
     def defects(self) -> list[DefectLine]:

@@ -28,6 +28,8 @@ def render(result: CheckResult) -> None:
                 console.print(f"{len(absent)} classes never occur in {split.name}: {', '.join(absent)}", markup=False)
     for note in result.notes:
         console.print(f"note: {note}", markup=False)
+    for warning in result.warnings:
+        console.print(f"warning: {warning}", markup=False)
     for defect in result.defects:
         console.print(f"{defect.kind}: {defect.line}", markup=False)
 

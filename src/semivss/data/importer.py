@@ -13,6 +13,7 @@ from semivss.atomic import write_error
 from semivss.data.description import FILE_NAME, ClassRow, Color, Description, Masks, VideoRow, describe, read_class_list, save_description
 from semivss.data.folder import open_description, pack_colors, read_colors
 from semivss.data.images import read_mask
+from semivss.data.labels import IGNORE
 from semivss.data.lists import image_files
 from semivss.data.video import SUFFIXES, VideoFile
 from semivss.errors import DataError, DefectError
@@ -59,7 +60,8 @@ def import_frames(
         masks: the same tree with .png files: ids in grey or palette PNGs, or colours. None = all unlabelled.
         classes: the class list (`read_class_list`); needed with masks.
         out: the new folder for dataset.toml.
-        offset: mask value of the first class; none = 0, or 1 where the largest value says so, and an error where both fit.
+        offset: mask value of the first class; none = 0 or 1 where the masks hold the first and the last class under that reading alone,
+            and an error otherwise.
         force: replace an existing description.
 
     Raises:
@@ -175,19 +177,37 @@ def _by_color(survey: _Survey, rows: tuple[ClassRow, ...], classes: Path | None)
 
 
 def _by_id(survey: _Survey, rows: tuple[ClassRow, ...], classes: Path | None, offset: int | None) -> Masks:
-    values = set(survey.ids) - {255}
+    values = set(survey.ids) - {IGNORE}
     highest = max(values, default=0)
-    if offset is None and values and 0 not in values and highest < len(rows):
-        detail = f"the masks hold {min(values)} to {highest} and never 0, so {rows[0].name!r} may be value 0 or value 1"
-        raise DefectError(survey.ids[highest], "offset", detail, "say which with --offset 0 or --offset 1")
-    first = offset if offset is not None else int(highest == len(rows))
+    first = _first_value(survey, rows) if offset is None else offset
     if highest - first >= len(rows):
-        detail = f"mask value {highest} stands for no class: {classes} lists {len(rows)}"
+        detail = f"mask value {highest} stands for no class: {classes} lists {len(rows)}, from value {first} on"
         raise DefectError(survey.ids[highest], "unknown_id", detail, "add the missing classes to the list, or correct the mask")
-    ignored = (*range(first), 255)
+    ignored = (*range(first), IGNORE)
     last = f"value {first + len(rows) - 1} is {rows[-1].name!r}"
     say(f"masks: value {first} is {rows[0].name!r}, {last}; ignored: {', '.join(map(str, ignored))}")
     return Masks(folder="", encoding="ids", offset=first, ignore=ignored)
+
+
+def _first_value(survey: _Survey, rows: tuple[ClassRow, ...]) -> int:
+    """The mask value of the first class, if the values without 255 reach from one end of the class list to the other: 0 or 1.
+
+    Where they do not, a class that never occurs, an ignored 0 and a stray value cannot be told from each other.
+
+    Raises:
+        DefectError: kind offset; both 0 and 1 are possible. It names the file with the highest value.
+    """
+    values, last = set(survey.ids) - {IGNORE}, len(rows) - 1
+    lowest, highest = min(values, default=0), max(values, default=last)
+    if highest > last + 1 or (lowest, highest) in ((0, last), (1, last + 1)):
+        return int(lowest == 1)
+    name = repr(rows[0].name)
+    if lowest == 0 and highest == last + 1:
+        why = f", one value more than the {len(rows)} classes: {name} is value 1 and 0 is ignored, or it is value 0 and {highest} a mistake"
+    else:
+        why = f" and never {last if lowest == 0 else 0}, so {name} may be value 0 or value 1"
+    detail = f"the masks hold {lowest} to {highest}{why}"
+    raise DefectError(survey.ids[highest], "offset", detail, "say which with --offset 0 or --offset 1 (0 is ignored then)")
 
 
 @contextlib.contextmanager
