@@ -153,8 +153,7 @@ def pseudo_label(
     """Label video with one model or an ensemble, to train on. No threshold is applied yet. Finished videos are skipped."""
     from semivss.recipe import checked
     from semivss.settings import PseudoLabels
-    from semivss.verbs import models_and_inputs
-    from semivss.verbs_pseudo import pseudo_label_paths
+    from semivss.verbs import models_and_inputs, pseudo_label_paths
 
     views = _views("pseudo-label", words, scales, flip, crop, stride, base)
     shares = _numbers("--weights", weights) if weights else ()
@@ -178,7 +177,7 @@ def pseudo_inspect(
     policy: Policy = "strict",
 ) -> None:
     """Share and accuracy of reliable pixels by class and video, histogram of the entropies, the worst frames as pictures."""
-    from semivss.verbs_pseudo import inspect_paths
+    from semivss.verbs import inspect_paths
 
     target = out or Path(f"inspect_{folder.resolve().name}")
     inspect_paths(

@@ -11,7 +11,7 @@ from semivss.errors import SemivssError
 from semivss.hashes import split_hash
 from semivss.metrics.score import Missing
 from semivss.progress import say
-from semivss.settings import Predict, Score, Source
+from semivss.settings import Predict, PseudoLabels, Score, Source
 from semivss.stage import versions
 
 
@@ -35,6 +35,55 @@ def predict_paths(
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
     predict(members, inputs, out, settings, weights=weights, policy=policy, left_out=left_out)
     say(f"predictions: {out}")
+
+
+def pseudo_label_paths(
+    models: Sequence[Path],
+    source: Path | Sequence[Path],
+    out: Path,
+    settings: PseudoLabels,
+    *,
+    split: str | None = None,
+    policy: Policy = "strict",
+) -> None:
+    """Label a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
+    from semivss.infer.inputs import open_inputs
+    from semivss.infer.pseudo import pseudo_label
+    from semivss.models.segmenter import Segmenter
+
+    members = [Segmenter.from_pretrained(model_folder(path)) for path in models]
+    left_out = DefectCounter()
+    inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
+    pseudo_label(members, inputs, out, settings, policy=policy, left_out=left_out)
+    say(f"pseudo labels: {out}; look at them with semivss pseudo inspect {out}")
+
+
+def inspect_paths(
+    folder: Path,
+    out: Path,
+    *,
+    alpha: float,
+    per_class: bool,
+    truth: Path | None,
+    split: str,
+    kind: str,
+    accept_edited: bool,
+    worst: int,
+    policy: Policy = "strict",
+) -> None:
+    """Print what is known about a folder of pseudo labels, and write its numbers and pictures into `out`."""
+    from semivss.data.detect import detect_kind
+    from semivss.data.pseudo import open_pseudo
+    from semivss.report.pseudo import inspect_pseudo
+    from semivss.report.pseudo_text import render
+
+    opened = open_pseudo(folder, accept_edited=accept_edited)
+    dataset = None
+    if truth is not None:
+        resolved = detect_kind(truth) if kind == "auto" else kind
+        dataset = open_source(Source.model_validate({"kind": resolved, "path": str(truth), "split": split}), policy)
+    found = inspect_pseudo(opened, out, alpha=alpha, per_class=per_class, dataset=dataset, policy=policy, worst=worst)
+    render(found, f"{folder}" + (f" against {dataset.name}" if dataset is not None else ""))
 
 
 def score_paths(

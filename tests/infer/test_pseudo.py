@@ -189,11 +189,11 @@ def test_labelling_with_other_models_leaves_no_manifest_of_the_old_ones(tmp_path
         open_pseudo(out)
 
 
-@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("batch", [1, 2, 8])
 def test_nan_names_video_frame_and_model(tmp_path: Path, batch: int) -> None:
     inputs = open_inputs(clips(tmp_path / "in"))
-    bad = ColorModel(poison=int(picture(11)[0, 0, 0]))
-    with pytest.raises(SemivssError, match=rf"^v1/0001: model 2 of 2 \(SHA-256 {model_hash(bad)[:12]}\).*not finite") as caught:
+    bad = ColorModel(poison=int(picture(12)[0, 0, 0]))
+    with pytest.raises(SemivssError, match=rf"^v1/0002: model 2 of 2 \(SHA-256 {model_hash(bad)[:12]}\).*not finite") as caught:
         pseudo_label([ColorModel(), bad], inputs, tmp_path / "out", PseudoLabels(batch=batch))
     assert "\n" not in str(caught.value)
 

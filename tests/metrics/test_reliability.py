@@ -35,14 +35,15 @@ def test_kept_and_accuracies_are_those_of_the_pixels() -> None:
 def test_accuracy_of_the_surest_share_and_the_auroc() -> None:
     labels, codes, truth = sample()
     counts = Reliability(3)
+    codes = codes // 4096 * 4096  # many ties
     counts.update(labels, codes, truth)
     known = (truth != 255) & (labels != 255)
     right, value = (labels == truth)[known], codes[known].astype(int)
     surest = np.argsort(value, kind="stable")[: round(0.8 * right.size)]
-    assert counts.accuracy_at(0.8) == pytest.approx(right[surest].mean(), abs=2e-3)
+    assert counts.accuracy_at(0.8) == pytest.approx(right[surest].mean(), abs=0.02)  # linear among ties
     assert counts.accuracy_at(1.0) == pytest.approx(counts.accuracy())
     lower = (value[right][:, None] < value[~right][None]).mean() + (value[right][:, None] == value[~right][None]).mean() / 2
-    assert counts.auroc() == pytest.approx(lower, abs=2e-3)
+    assert counts.auroc() == pytest.approx(lower)
 
 
 def test_parts_add_up_and_a_frame_without_mask_only_counts_as_kept() -> None:

@@ -1,0 +1,86 @@
+"""`semivss pseudo-label` and `semivss pseudo inspect` from their words to their files, and one line for what goes wrong."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semivss.cli import main
+from semivss.data.pseudo import open_pseudo
+from semivss.data.toy_files import write_toy
+from semivss.data.vspw import read_vspw
+from semivss.models.zoo import build_segmenter
+from semivss.settings import Model, PixelHead
+
+
+def semivss(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["semivss", *map(str, words)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return int(left.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set and two models of its classes."""
+    root = tmp_path_factory.mktemp("world")
+    write_toy(root / "set", clips=4, frames=2, size=(48, 64), seed=0, flow=False)
+    classes = read_vspw(root / "set", "val").label_set
+    for seed in range(2):
+        torch.manual_seed(seed)
+        build_segmenter(Model(backbone="tiny", pixel=PixelHead(channels=8)), classes).save_pretrained(root / f"model{seed}")
+    return root
+
+
+def test_label_and_inspect(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "pseudo"
+    words = [world / "model0", world / "model1", world / "set", "--split", "val", "--out", out, "--weights", "3,1", "--flip"]
+    assert semivss(monkeypatch, "pseudo-label", *words, "--window", "1", "--confidence", "--top-classes", "4") == 0
+    folder = open_pseudo(out)
+    folder.check(read_vspw(world / "set", "val"))
+    assert folder.made_from["weights"] == [0.75, 0.25]
+    assert (folder.made_from["window"], folder.made_from["views"]["flip"]) == (1, True)
+    video = next(iter(folder.stems))
+    top = folder.top_classes(video, next(iter(folder.stems[video])))
+    assert top is not None
+    assert top.shape == (4, 6, 8)
+    assert (out / "confidence" / video).is_dir()
+    capsys.readouterr()
+    seen = ["pseudo", "inspect", out, "--truth", world / "set", "--split", "val", "--alpha", "40", "--out", tmp_path / "seen"]
+    assert semivss(monkeypatch, *seen) == 0
+    assert "2 frames, 2 with a mask; alpha 40 %" in capsys.readouterr().out
+    assert json.loads((tmp_path / "seen" / "pseudo.json").read_text())["alpha"] == 40
+    assert {path.name for path in (tmp_path / "seen").iterdir()} == {"pseudo.json", "histogram.png", "worst.png"}
+    edited = next((out / video).glob("*.png"))
+    Image.fromarray(np.zeros((48, 64), np.uint8)).save(edited)
+    assert semivss(monkeypatch, *seen) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--accept-edited" in error
+    assert semivss(monkeypatch, *seen, "--accept-edited") == 0
+    assert f"corrected by hand, and taken as certain: {video}/{edited.stem}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["pseudo-label", "model0"], "at least one model"),
+        (["pseudo-label", "set", "set"], "no model there"),
+        (["pseudo-label", "model0", "set", "--window", "-1"], "window"),
+        (["pseudo-label", "model0", "set", "--weights", "1,2"], "2 weights for 1 models"),
+        (["pseudo-label", "model0", "nothing"], "no such file"),
+        (["pseudo", "inspect", "set"], "no finished pseudo labels"),
+    ],
+)
+def test_mistakes_are_one_line(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    monkeypatch.chdir(world)
+    assert semivss(monkeypatch, *words) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
