@@ -80,6 +80,22 @@ def test_every_defect_is_named_and_the_exit_code_follows_the_policy(own, tmp_pat
     assert int(counts["ignore"].pixels[255]) == 4 + 600 + 600  # the lost mask and the unknown ids
 
 
+@pytest.mark.parametrize("kind", ["vspw", "folder"])
+@pytest.mark.parametrize(
+    ("line", "words"), [("gone", "the video is listed but not there"), ("train_1/99999999", "the frame is listed but not there")]
+)
+def test_what_a_list_names_and_is_not_there_is_told_with_its_cause(tmp_path, kind, line, words):
+    root, name = write_vspw_like(tmp_path, ("train",)), "train.txt"
+    (root / name).write_text(f"train_1/00000000\n{line}\n")
+    if kind == "folder":
+        (root / "frames").mkdir()
+        (root / "data" / "train_1" / "origin").rename(root / "frames" / "train_1")
+        (root / "data").rename(root / "other")
+        (root / "dataset.toml").write_text('name = "own"\nframes = "frames"\n[splits]\ntrain = "train.txt"\n')
+    (defect,) = check(root, kind=kind, split="train").defects
+    assert defect.line.startswith(f"{root / name}: {line}: {words}; ")
+
+
 def test_all_splits_unless_one_is_asked_for(tmp_path):
     root = write_vspw_like(tmp_path)
     result = check(root)

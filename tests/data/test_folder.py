@@ -108,14 +108,15 @@ def test_no_mask_outside_the_labelled_list_is_opened(tmp_path):
     assert [[clip.is_labelled(index) for index in range(2)] for clip in dataset.clips] == [[False, True], [False, False]]
 
 
-@pytest.mark.parametrize(("line", "words"), [("c", "c is listed"), ("b/0009", "b/0009 is listed")])
-def test_a_list_that_names_what_is_missing(tmp_path, line, words):
+@pytest.mark.parametrize(("line", "kind"), [("c", "missing_video"), ("b/0009", "listed_frame")])
+def test_a_list_that_names_what_is_missing(tmp_path, line, kind):
     describe(write_own(tmp_path), f'name = "own"\nframes = "frames"\n{IDS}[splits]\ntrain = ["a", "b/0000", "{line}"]\n{CLASSES}')
-    with pytest.raises(DefectError, match=words):
+    with pytest.raises(DefectError, match=f"{line} is listed") as caught:
         read_folder(tmp_path, "train")
+    assert caught.value.kind == kind
     dataset = read_folder(tmp_path, "train", policy="skip")
     assert [(clip.name, len(clip.stems)) for clip in dataset.clips] == [("a", 2), ("b", 1)]
-    assert list(dataset.defects) == ["missing_frame"]
+    assert dataset.defects == {kind: [f"{tmp_path / FILE_NAME}: {line}"]}
 
 
 def test_videos_with_masks_by_frame_number(tmp_path):

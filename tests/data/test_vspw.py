@@ -156,7 +156,7 @@ def test_masks_outside_the_list_are_never_touched(root):
 
 
 @pytest.mark.parametrize(
-    ("line", "kind"), [("1_abc/00000001", "missing_frame"), ("9_none", "missing_frame"), ("1_abc/00001173", "missing_mask")]
+    ("line", "kind"), [("1_abc/00000001", "listed_frame"), ("9_none", "listed_frame"), ("1_abc/00001173", "missing_mask")]
 )
 def test_a_labelled_list_that_promises_too_much(root, line, kind):
     (root / "data/1_abc/mask/00001173.png").unlink()
@@ -165,7 +165,7 @@ def test_a_labelled_list_that_promises_too_much(root, line, kind):
         read_vspw(root, "train", labelled="labelled.txt")
     assert caught.value.kind == kind
     dataset = read_vspw(root, "train", labelled="labelled.txt", policy="skip")
-    assert list(dataset.defects) == [kind]
+    assert dataset.defects == {kind: [f"{root / 'labelled.txt'}: {line}"]}
 
 
 def test_an_unlabelled_stream_has_no_masks_at_all(root):
@@ -183,7 +183,7 @@ def test_a_listed_video_that_is_missing(root):
         read_vspw(root, "train")
     dataset = read_vspw(root, "train", policy="skip")
     assert [clip.name for clip in dataset.clips] == ["1_abc"]
-    assert dataset.defects == {"missing_video": [str(root / "train.txt")]}
+    assert dataset.defects == {"missing_video": [f"{root / 'train.txt'}: 5_gone"]}
 
 
 def test_an_empty_video(root):

@@ -315,4 +315,4 @@ def test_videos_that_the_reader_left_out_stand_in_the_manifest(opened, tmp_path)
         done = predict([ColorModel()], inputs, out, QUICK, policy="skip", left_out=left_out)
     manifest = json.loads((out / "manifest.json").read_text())
     assert done.defects["missing_video"] == manifest["defects"]["missing_video"]["count"] == 1
-    assert manifest["defects"]["missing_video"]["files"] == [str(root / "val.txt")]
+    assert manifest["defects"]["missing_video"]["files"] == [f"{root / 'val.txt'}: v2"]

@@ -156,10 +156,10 @@ def _selection(description: Description, file: Path, split: str) -> Selection:
 
 def _demand(wanted: Selection, present: Mapping[str, object], policy: Policy, defects: dict[str, list[str]], what: str) -> None:
     for line in wanted.missing(present):  # type: ignore[arg-type]
+        kind = {"mask": "missing_mask", "frame": "listed_frame" if "/" in line else "missing_video"}[what]
         if policy == "strict":
-            kind = "video" if "/" not in line else what
-            raise DefectError(wanted.path, f"missing_{kind}", f"{line} is listed, but has no {what}s", "correct the list, or add the files")
-        defects.setdefault(f"missing_{what}", []).append(f"{wanted.path}: {line}")
+            raise DefectError(wanted.path, kind, f"{line} is listed, but has no {what}s", "correct the list, or add the files")
+        defects.setdefault(kind, []).append(f"{wanted.path}: {line}")
 
 
 def label_reader(masks: Masks, classes: LabelSet) -> LabelReader:

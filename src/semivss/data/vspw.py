@@ -64,10 +64,11 @@ class _Defects:
     def note(self, kind: str, path: Path | str) -> None:
         self.files.setdefault(kind, []).append(str(path))
 
-    def demand(self, kind: str, path: Path, detail: str, remedy: str) -> None:
+    def demand(self, kind: str, path: Path, detail: str, remedy: str, line: str = "") -> None:
+        """`line` is the one of the list `path` that cannot be met."""
         if self._strict:
             raise DefectError(path, kind, detail, remedy)
-        self.note(kind, path)
+        self.note(kind, f"{path}: {line}" if line else path)
 
 
 def _selection(root: Path, split: str) -> Selection:
@@ -89,7 +90,8 @@ def _clip(
 ) -> FileClip | None:
     folder = root / "data" / video
     if not folder.is_dir():
-        defects.demand("missing_video", selection.path, f"video {video} has no folder {folder}", "correct the list, or add the video")
+        detail = f"video {video} has no folder {folder}"
+        defects.demand("missing_video", selection.path, detail, "correct the list, or add the video", video)
         return None
     frames = {stem: path for stem, path in image_files(folder / "origin").items() if selection.allows(video, stem)}
     if not frames:
@@ -130,7 +132,7 @@ def _check_masks(root: Path, clips: Sequence[FileClip], defects: _Defects) -> No
 def _check_selection(selection: Selection, present: Mapping[str, tuple[str, ...]], defects: _Defects) -> None:
     for line in selection.missing(present):
         if "/" in line:  # missing videos are recorded already
-            defects.demand("missing_frame", selection.path, f"frame {line} does not exist", "correct the list, or add the frame")
+            defects.demand("listed_frame", selection.path, f"frame {line} does not exist", "correct the list, or add the frame", line)
 
 
 def _check_labelled(allowed: Selection, clips: Mapping[str, FileClip], defects: _Defects) -> None:
@@ -139,8 +141,9 @@ def _check_labelled(allowed: Selection, clips: Mapping[str, FileClip], defects: 
     for line in allowed.missing(masks):
         video, _, stem = line.partition("/")
         known = video in clips and (not stem or stem in clips[video].stems)
-        kind, detail = ("missing_mask", "has no mask") if known else ("missing_frame", "is not in the split")
-        defects.demand(kind, allowed.path, f"labelled {'frame' if stem else 'video'} {line} {detail}", "correct the list, or add the files")
+        kind, detail = ("missing_mask", "has no mask") if known else ("listed_frame", "is not in the split")
+        what = f"labelled {'frame' if stem else 'video'} {line} {detail}"
+        defects.demand(kind, allowed.path, what, "correct the list, or add the files", line)
 
 
 def read_classes(root: Path) -> LabelSet:
