@@ -56,7 +56,7 @@ def test_an_odd_size_reads_the_same_logits():
 
 def test_terms_carry_their_weights_and_names():
     labels = torch.zeros(1, 16, 16, dtype=torch.uint8)
-    masks = MaskLogits(torch.randn(1, 2, 4), torch.randn(1, 2, 4, 4), torch.zeros(1, 1, 4, 4))
+    masks = MaskLogits(torch.randn(1, 1, 4), torch.randn(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
     settings = Mask2FormerHead(points=64)
     double = settings.model_copy(update={"dice_weight": 10.0})
     terms, twice = (

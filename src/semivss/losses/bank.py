@@ -108,7 +108,6 @@ class MemoryBank:
             )
             raise WeightsError(f"memory bank: the checkpoint holds {theirs}, the recipe asks for {ours}; take the recipe it was made with")
         self.rows[:, : rows.shape[1]].copy_(rows)
-        self.rows[:, rows.shape[1] :] = 0
         self.lengths.copy_(state["lengths"])
         self.ends.copy_(state["ends"])
 
