@@ -60,6 +60,7 @@ def run(
     with locked(out) if is_main_process() else contextlib.nullcontext():
         for step in steps:
             execute(step, out, recipe, again=again, redo=_is_from(step.name, start))
+        _keep_recipe(recipe, out)
         if is_main_process() and _is_before_end("score", until):
             score_stage(recipe, out)
         if is_main_process() and _is_before_end("report", until):
@@ -77,8 +78,7 @@ def execute(step: Step, out: Path, recipe: Recipe, *, again: bool = False, redo:
         stage.clear()
     if stage.is_done(again):
         return
-    if is_main_process():
-        atomic_bytes(out / "recipe.toml", dump_recipe(recipe).encode())
+    _keep_recipe(recipe, out)
     step.make()
     stage.finish()
 
@@ -144,6 +144,12 @@ def provenance(recipe: Recipe, out: Path) -> dict[str, Any]:
     edited = _edited(recipe, out)
     found = {"recipe": recipe.digest(), "seed": recipe.train.seed, "models": models, "versions": versions()}
     return found | ({"edited_pseudo_labels": edited} if edited else {})
+
+
+def _keep_recipe(recipe: Recipe, out: Path) -> None:
+    """What made, or is about to make, the folders beside it."""
+    if is_main_process():
+        atomic_bytes(out / "recipe.toml", dump_recipe(recipe).encode())
 
 
 def _is_from(name: str, start: str | None) -> bool:

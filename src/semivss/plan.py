@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from semivss.data.source import open_source
+from semivss.errors import SemivssError
 from semivss.hashes import model_hash, pseudo_hash
 from semivss.recipe import FREE, Recipe, evaluation_sets
 from semivss.settings import Predict, Source
@@ -26,10 +27,11 @@ class Step:
     inputs: Callable[[], Mapping[str, str]]
     make: Callable[[], None]
     together: bool = False  # whether all processes of a torchrun take part
+    guard: Callable[[], None] | None = None  # as `Stage.guard`
 
     def stage(self) -> Stage:
         """The stage with its present inputs."""
-        return Stage(self.title, self.folder, self.inputs())
+        return Stage(self.title, self.folder, self.inputs(), self.guard)
 
 
 def plan(recipe: Recipe, out: Path, *, accept_edited: bool = False) -> list[Step]:
@@ -147,7 +149,20 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
         members = [Segmenter.from_pretrained(model / "model") for model in models]
         pseudo_label(members, open_source(source, recipe.data.policy), folder, recipe.pseudo, policy=recipe.data.policy)
 
-    return Step("pseudo-label", f"pseudo-label {folder.name}", folder, inputs, make)
+    return Step("pseudo-label", f"pseudo-label {folder.name}", folder, inputs, make, guard=lambda: _no_corrections(folder))
+
+
+def _no_corrections(folder: Path) -> None:
+    """Raise SemivssError when labels in the folder were corrected by hand: making them anew would lose that work."""
+    from semivss.data.pseudo import open_pseudo
+
+    if not (folder / "manifest.json").is_file():
+        return
+    if edited := open_pseudo(folder, accept_edited=True).edited:
+        raise SemivssError(
+            f"{folder}: would be made anew, but holds {len(edited)} labels corrected by hand, the first is {edited[0]}.png; "
+            "move the folder away if they are no longer wanted, or use another --out"
+        )
 
 
 def _retraining(recipe: Recipe, folder: Path, weights: Path | None, pseudo: Sequence[Path], accept_edited: bool) -> Step:

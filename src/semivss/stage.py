@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +28,7 @@ class Stage:
     name: str
     folder: Path
     inputs: Mapping[str, str]
+    guard: Callable[[], None] | None = None  # raises SemivssError where the folder holds what cannot be made again, before it is cleared
 
     def is_done(self, again: bool) -> bool:
         """Whether the folder was finished with these inputs.
@@ -50,8 +51,7 @@ class Stage:
             )
         if not self._is_bare():
             say(f"{self.name}: made anew, because of {changed}")
-            if is_main_process():
-                shutil.rmtree(self.folder)
+            self.clear()
         self._write(finished=False)
         return False
 
@@ -65,7 +65,9 @@ class Stage:
         return "done before" if state["finished"] else "begun, will go on"
 
     def clear(self) -> None:
-        """Forget what was made before."""
+        """Forget what was made before. Raises SemivssError where that would lose somebody's work."""
+        if self.guard is not None:
+            self.guard()
         if is_main_process():
             shutil.rmtree(self.folder, ignore_errors=True)
 

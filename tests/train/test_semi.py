@@ -188,6 +188,9 @@ def test_corrected_pseudo_labels_need_consent_and_are_used(labelled_run, tmp_pat
         run(recipe, out, until="retrain")
     with pytest.raises(SemivssError, match=r"a/00000000.png: edited by hand.*--accept-edited"):
         run(recipe, out, until="retrain", again=True)
+    with pytest.raises(SemivssError, match=r"corrected by hand, the first is a/00000000.png"):
+        run(recipe, out, start="pseudo-label")
+    assert path.is_file()
     run(recipe, out, again=True, accept_edited=True)
     assert (out / "retrained" / "model" / "model.safetensors").read_bytes() != before
     assert "edited_pseudo_labels" in (out / "scores.json").read_text()
@@ -204,6 +207,25 @@ def test_another_alpha_relabels_nothing_and_takes_effect(labelled_run, tmp_path)
     run(semi_recipe(labelled_run / "tiny_world", threshold={"alpha": 60}), out, until="retrain", again=True)
     assert {path: path.stat().st_mtime_ns for path in (out / "pseudo").rglob("*.png")} == labels
     assert (out / "retrained" / "model" / "model.safetensors").read_bytes() != before
+
+
+def test_nothing_reliable_stops_with_a_line(labelled_run, tmp_path, monkeypatch):
+    from semivss.train import semi
+
+    monkeypatch.setattr(semi, "IN_VAIN", 3)
+    with pytest.raises(SemivssError, match=r"no pixel was reliable in 3 batches in a row.*semi.threshold.gamma"):
+        retrain(labelled_run, tmp_path / "out", mode="online", threshold={"kind": "absolute", "gamma": 0.0})
+
+
+def test_a_teacher_that_is_not_finite_stops_with_a_line(labelled_run, tmp_path, monkeypatch):
+    from semivss.train import semi
+
+    def broken(batch, teacher):
+        raise semi.NonFiniteCost("the teacher's output is not finite")
+
+    monkeypatch.setattr(semi, "label", broken)
+    with pytest.raises(SemivssError, match="10 steps in a row"):
+        retrain(labelled_run, tmp_path / "out", mode="online", train={"steps": 12})
 
 
 def test_dry_run_and_from(labelled_run, capsys):

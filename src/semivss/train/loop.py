@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from semivss.atomic import atomic_json
 from semivss.data.clips import VideoDataset
-from semivss.data.loader import open_sources
+from semivss.data.loader import open_sources, tell_left_out
 from semivss.data.policy import DefectCounter
 from semivss.data.source import open_source
 from semivss.errors import DataError, SemivssError
@@ -64,6 +64,8 @@ def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool
         say(f"{recipe.name}: supervised training reads labelled data only; data.unlabelled stays unread")
     with run_folder(out, fabric), Interrupt() as interrupt:
         run = Run(recipe, out, fabric, interrupt, given or Given())
+        if fabric.is_global_zero:
+            tell_left_out(run.datasets)
         if resume:
             run.load()
         try:
@@ -159,7 +161,9 @@ class Run:
         if self.journal is not None:
             self.journal.close()
         if self.defects:
-            say(f"damaged files met and handled by policy {self.recipe.data.policy}: {self.defects}; names in {self.out / 'defects.json'}")
+            say(
+                f"damaged or missing files met under policy {self.recipe.data.policy}: {self.defects}; names in {self.out / 'defects.json'}"
+            )
 
     @property
     def best(self) -> Segmenter:

@@ -31,6 +31,8 @@ from semivss.train.method import Given
 from semivss.train.mixing import mix
 from semivss.train.threshold import alpha_at, cut
 
+IN_VAIN = 100  # batches in a row without a reliable pixel until retraining stops
+
 
 @dataclass(frozen=True)
 class JointBatch:
@@ -149,6 +151,7 @@ class SemiSupervised:
         if self.module.representation is not None:
             self._contrast = Contrast(semi.contrast, segmenter.label_set, segmenter.rule, fabric.device)
         self._notes: dict[str, float] = {}
+        self._in_vain = 0
 
     def batches(self, start_step: int, rank: int, world: int) -> JointBatches:
         data, train, semi = self._recipe.data, self._recipe.train, self._semi
@@ -174,9 +177,10 @@ class SemiSupervised:
         return self._notes
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._contrast is None else self._contrast.state_dict()
+        return {"in_vain": self._in_vain} | ({} if self._contrast is None else self._contrast.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._in_vain = state["in_vain"]
         if self._contrast is not None:
             self._contrast.load_state_dict(state)
 
@@ -195,7 +199,14 @@ class SemiSupervised:
         gamma = cut(self._semi.threshold, alpha, batch.labels, batch.doubt, classes, self._stored)
         targets = Targets(batch.strong, batch.labels, batch.doubt, gamma, alpha)
         known = int((batch.labels != IGNORE).sum())
-        self._notes = {"reliable": int((targets.split().labels != IGNORE).sum()) / max(known, 1), "alpha": alpha}
+        reliable = int((targets.split().labels != IGNORE).sum())
+        self._notes = {"reliable": reliable / max(known, 1), "alpha": alpha}
+        self._in_vain = 0 if reliable else self._in_vain + 1
+        if self._in_vain >= IN_VAIN:
+            raise SemivssError(
+                f"{self._recipe.name}: no pixel was reliable in {IN_VAIN} batches in a row, so that nothing is learned from unlabelled "
+                "video; lower semi.threshold.alpha, raise semi.threshold.gamma, or train the models that label it for longer"
+            )
         return targets
 
 

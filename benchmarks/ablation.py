@@ -1,0 +1,309 @@
+"""What does each part of the method bring? A table of runs, resumable: one JSON row a run, finished rows are kept.
+
+    python benchmarks/ablation.py toy --results toy.jsonl            do what is missing, two runs side by side
+    python benchmarks/ablation.py toy --results toy.jsonl --table    print the table; what was not run says so
+    python benchmarks/ablation.py --quick                            a few steps of two cells: shows that the script works
+
+Every cell is scored on the test clips with one view and with the recipe's views; rows keep the confusion matrix of every clip, so that
+the table can give the interval of a difference to the control over resampled clips.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+STUDENT = "labelled only"
+CONTROL = "control, equal steps"
+MODES: dict[str, list[str]] = {
+    STUDENT: [],
+    CONTROL: ["semi.mode=supervised"],
+    "control, equal CPU": ["semi.mode=supervised"],  # with as many more steps as "online" takes CPU time
+    "online": ["semi.mode=online"],
+    "online, no L_c": ["semi.mode=online", "semi.contrast.weight=0"],
+    "offline": ["semi.mode=offline"],
+    "offline, no L_c": ["semi.mode=offline", "semi.contrast.weight=0"],
+    "all labels": [],
+}
+QUICK = [
+    "train.steps=2",
+    "train.batch=2",
+    "train.warmup=0",
+    "teacher.train.steps=2",
+    "teacher.train.batch=2",
+    "semi.train.steps=2",
+    "semi.train.batch=2",
+    "semi.unlabelled_batch=2",
+    "data.augment.crop=[32, 64]",
+    "data.unlabelled.0.toy={clips=1, frames=2, size=[60, 80]}",
+    "data.train.0.toy={clips=1, frames=2, size=[60, 80]}",
+    "data.test.0.toy={clips=1, frames=2, size=[60, 80], first_clip=2000}",
+]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that share a recipe: labelled subsets with the overrides that choose them, and those that label everything."""
+
+    recipe: Path
+    subsets: dict[str, list[str]]
+    everything: list[str]
+    fixed: tuple[str, ...] = ()
+
+
+GROUPS = {
+    "toy": Group(
+        RECIPES / "toy.toml",
+        {f"clips {first}-{first + 3}": [f"data.train.0.toy={{clips=4, first_clip={first}}}"] for first in (0, 4)},
+        ["data.train.0.toy={clips=48}"],
+        ("data.test.0.toy={clips=24, frames=8, first_clip=2000}",),
+    ),
+    "camvid": Group(
+        RECIPES / "camvid" / "semi_1_32.toml",
+        {
+            f"clips_1_32 seed {n}": [
+                f"data.train.0.labelled=semi/clips_1_32_seed{n}_labeled.txt",
+                f"data.unlabelled.0.split=semi/clips_1_32_seed{n}_unlabeled.txt",
+            ]
+            for n in range(3)
+        },
+        ["data.train.0.split=train"],
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    group: str
+    subset: str
+    mode: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Folder name."""
+        return "_".join(part.replace(" ", "-").replace(",", "") for part in (self.group, self.subset, self.mode, f"seed{self.seed}"))
+
+    def key(self) -> dict[str, Any]:
+        """What finds its row."""
+        return {"group": self.group, "subset": self.subset, "mode": self.mode, "seed": self.seed}
+
+
+def main() -> None:
+    """Parse, then run what is missing or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("group", nargs="?", choices=GROUPS, default="toy")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--subsets", nargs="+", type=int, default=None, help="numbers of the labelled subsets; all by default")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--results", type=Path, default=None)
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, each with one thread")
+    parser.add_argument("-o", "--override", action="append", default=[], help="as semivss run -o, for every cell; named in the rows")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    if options.quick:
+        options.seeds, options.subsets, options.modes, options.jobs = [0], [0], [STUDENT, "offline"], 1
+        options.override, options.runs = [*QUICK, *options.override], options.runs / "quick"
+        shutil.rmtree(options.runs, ignore_errors=True)
+    group = GROUPS[options.group]
+    subsets = [name for number, name in enumerate(group.subsets) if options.subsets is None or number in options.subsets]
+    results = options.results or options.runs / "results.jsonl"
+    if options.table:
+        print_table(options.group, results, options)
+        return
+    chains = [(options.group, subset, seed) for seed in options.seeds for subset in subsets]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for done in pool.map(lambda chain: run_chain(*chain, options, results), chains):
+            assert done is None
+
+
+def run_chain(group: str, subset: str, seed: int, options: argparse.Namespace, results: Path) -> None:
+    """All modes on one labelled subset under one seed: they share the supervised models and the pseudo labels."""
+    for mode in options.modes:
+        cell = Cell(group, subset, mode, seed)
+        if find(rows(results), cell, options.override) is not None:
+            continue
+        out = options.runs / cell.name
+        base = options.runs / Cell(group, subset, "base", seed).name
+        overrides = overrides_of(cell, options, results)
+        if mode != "all labels":
+            semivss(base, GROUPS[group].recipe, [*base_overrides(cell, options), "semi.mode=offline"], "pseudo-label")
+            adopt(base, out)
+        semivss(out, GROUPS[group].recipe, overrides, "student" if mode in (STUDENT, "all labels") else "retrain")
+        emit(cell.key() | {"overrides": options.override} | measured(out, mode), results)
+
+
+def base_overrides(cell: Cell, options: argparse.Namespace) -> list[str]:
+    """Subset and seed."""
+    group = GROUPS[cell.group]
+    return [*group.fixed, *group.subsets[cell.subset], f"train.seed={cell.seed}", f"teacher.train.seed={cell.seed}", *options.override]
+
+
+def overrides_of(cell: Cell, options: argparse.Namespace, results: Path) -> list[str]:
+    """Settings of one cell. Raises SystemExit when it depends on a cell that was not run."""
+    base = base_overrides(cell, options)
+    if cell.mode == "all labels":
+        recipe = resolved(GROUPS[cell.group].recipe, base)
+        return [*base, *GROUPS[cell.group].everything, f"train.steps={recipe.train.steps + recipe.semi.train.steps}"]
+    if cell.mode == "control, equal CPU":
+        done = rows(results)
+        slow, fast = (find(done, Cell(cell.group, cell.subset, mode, cell.seed), options.override) for mode in ("online", CONTROL))
+        if slow is None or fast is None:
+            sys.exit(f"{cell.name}: needs the cells online and {CONTROL} first; name them before it in --modes")
+        steps = resolved(GROUPS[cell.group].recipe, base).semi.train.steps
+        return [*base, *MODES[cell.mode], f"semi.train.steps={round(steps * slow['cpu_seconds'] / fast['cpu_seconds'])}"]
+    return [*base, *MODES[cell.mode]]
+
+
+def resolved(recipe: Path, overrides: list[str]) -> Any:
+    """The recipe with its overrides."""
+    from semivss.recipe import load_recipe
+
+    return load_recipe(recipe, overrides)
+
+
+def semivss(out: Path, recipe: Path, overrides: list[str], until: str) -> None:
+    """Run the stages in a process of its own; what is finished is skipped."""
+    words = [word for override in overrides for word in ("-o", override)]
+    command = [sys.executable, "-m", "semivss", "run", str(recipe), "--out", str(out), "--until", until, *words]
+    done = subprocess.run(command, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def adopt(base: Path, out: Path) -> None:
+    """Take over the supervised models and pseudo labels as hard links: they are only read."""
+    for name in ("teacher", "student", "pseudo"):
+        if (base / name).is_dir() and not (out / name).exists():
+            shutil.copytree(base / name, out / name, copy_function=os.link)
+
+
+def measured(out: Path, mode: str) -> dict[str, Any]:
+    """Scores of the cell's model, one view and the recipe's views, alone and with the teacher; and its cost."""
+    from semivss.data.source import open_source
+    from semivss.infer.views import View, views_from
+    from semivss.models.segmenter import Segmenter
+    from semivss.recipe import load_recipe
+
+    recipe = load_recipe(out / "recipe.toml")
+    folder = out / ("student" if mode in (STUDENT, "all labels") else "retrained")
+    model = Segmenter.from_pretrained(folder / "model")
+    views = {"single": (View(base=recipe.predict.views.base),), "tta": views_from(recipe.predict.views)}
+    members = {"": [model]}
+    if (out / "teacher").is_dir():
+        members["ensemble_"] = [Segmenter.from_pretrained(out / "teacher" / "model"), model]
+    row: dict[str, Any] = {"recipe": recipe.digest(), "cpu_seconds": cpu_seconds(folder / "metrics.csv")}
+    for prefix, models in members.items():
+        for kind, chosen in views.items():
+            for number, source in enumerate(recipe.data.test):
+                name = f"{prefix}{kind}" + (f"_{number}" if number else "")
+                row |= evaluated(models, open_source(source, "strict").clips, chosen, name)
+    return row
+
+
+def cpu_seconds(journal: Path) -> float:
+    """CPU time of a training, of all its starts."""
+    header, *_, last = journal.read_text().splitlines()
+    return float(last.split(",")[header.split(",").index("cpu_seconds")])
+
+
+def evaluated(models: list[Any], clips: Any, views: Any, name: str) -> dict[str, Any]:
+    """Pooled mIoU in percent, and the counts of every clip."""
+    from semivss.infer.stream import stream_distribution
+    from semivss.metrics.confusion import Confusion
+
+    classes = len(models[0].label_set)
+    pooled, counts = Confusion(classes), {}
+    for clip in clips:
+        own = Confusion(classes)
+        for index, p in enumerate(stream_distribution(models, None, (frame for _, frame in clip.stream()), views)):
+            if clip.is_labelled(index):
+                own.update(clip.labels(index), p.argmax(0).byte().numpy())
+        counts[clip.name] = own.counts.tolist()
+        pooled = pooled + own
+    return {name: round(100 * (pooled.scores().miou or 0.0), 2), f"{name}_counts": counts}
+
+
+def rows(results: Path) -> list[dict[str, Any]]:
+    """All rows so far."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def find(done: list[dict[str, Any]], cell: Cell, override: list[str]) -> dict[str, Any] | None:
+    """The row of a cell."""
+    key = cell.key() | {"overrides": override}
+    return next((row for row in done if key.items() <= row.items()), None)
+
+
+def emit(row: dict[str, Any], results: Path) -> None:
+    """Append, and print without the counts."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS=1, {os.environ.get('CPU_MODEL', platform.processor())}"
+    full = row | {"what": "ablation mIoU", "unit": "percent", "ratio": None, "machine": machine}
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with results.open("a") as file:
+        file.write(json.dumps(full) + "\n")
+    print(json.dumps({key: value for key, value in full.items() if not key.endswith("_counts")}), flush=True)
+
+
+def print_table(group: str, results: Path, options: argparse.Namespace) -> None:
+    """Markdown: mean and spread over runs, difference to the control with its interval over runs and resampled clips."""
+    done = [row for row in rows(results) if row["group"] == group and row["overrides"] == options.override]
+    print("| mode | runs | one view | scales + flip | with teacher | minus control | 95 % interval |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    control = {(row["subset"], row["seed"]): row for row in done if row["mode"] == CONTROL}
+    for mode in MODES:
+        own = [row for row in done if row["mode"] == mode]
+        if not own:
+            print(f"| {mode} | not run | | | | | |")
+            continue
+        values = [spread([row[key] for row in own if key in row]) for key in ("single", "tta", "ensemble_tta")]
+        pairs = [(row, control[at]) for row in own if (at := (row["subset"], row["seed"])) in control and mode != CONTROL]
+        print(f"| {mode} | {len(own)} | {' | '.join(values)} | {' | '.join(difference(pairs))} |")
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation over runs."""
+    if not values:
+        return ""
+    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def difference(pairs: list[tuple[dict[str, Any], dict[str, Any]]], draws: int = 2000) -> tuple[str, str]:
+    """Mean difference in one view, and its 95 % interval under resampling of test clips, the same for all runs."""
+    if not pairs:
+        return "", ""
+    stacks = [tuple(np.array(list(row["single_counts"].values())) for row in pair) for pair in pairs]
+    number = len(stacks[0][0])
+    generator = np.random.default_rng(0)
+    mean = np.mean([miou(a.sum(0)) - miou(b.sum(0)) for a, b in stacks])
+    if number < 3:
+        return f"{mean:+.1f}", "too few clips"
+    chosen = generator.integers(number, size=(draws, number))
+    drawn = [np.mean([miou(a[pick].sum(0)) - miou(b[pick].sum(0)) for a, b in stacks]) for pick in chosen]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return f"{mean:+.1f}", f"{low:+.1f} to {high:+.1f}"
+
+
+def miou(counts: np.ndarray) -> float:
+    """In percent."""
+    from semivss.metrics.confusion import Confusion
+
+    return 100 * (Confusion(len(counts) - 1, counts).scores().miou or 0.0)
+
+
+if __name__ == "__main__":
+    main()
