@@ -248,6 +248,7 @@ def test_a_file_that_is_gone_is_counted(command, case, count, begun, tmp_path, m
     assert code == 0, lines
     assert bool(told(lines, "missing")) == bool(count)
     assert told(lines, count)
+    assert bool(told(lines, f"set: left out before training: {count}, such as .*0001.png")) == (command == "train")
 
 
 VIDEOS = {

@@ -124,7 +124,9 @@ def test_videos_with_masks_by_frame_number(tmp_path):
     save(tmp_path / "masks" / "drive" / "00000007.png", ids(3, (48, 64)))
     save(tmp_path / "masks" / "drive" / "00000099.png", ids(3, (48, 64)))
     describe(tmp_path, f'name = "own"\n{IDS}[[videos]]\nname = "drive"\nfile = "drive.mp4"\nframes = 12\n{CLASSES}')
-    dataset = read_folder(tmp_path, "train")
+    with pytest.raises(DefectError, match=r"drive/00000099\.png: the mask has no frame; add the frame, or rename or remove the mask"):
+        read_folder(tmp_path, "train")
+    dataset = read_folder(tmp_path, "train", policy="skip")
     (clip,) = dataset.clips
     assert [index for index in range(12) if clip.is_labelled(index)] == [7]
     np.testing.assert_array_equal(clip.labels(7), ids(3, (48, 64)))
@@ -132,11 +134,36 @@ def test_videos_with_masks_by_frame_number(tmp_path):
     assert dataset.defects == {"missing_frame": [str(tmp_path / "masks" / "drive" / "00000099.png")]}
 
 
-def test_masks_of_videos_that_do_not_exist_are_recorded(tmp_path):
+@pytest.mark.parametrize("splits", ["", '[splits]\ntrain = ["a"]\n'])
+def test_masks_without_a_frame_stop_strict_and_are_counted_otherwise(tmp_path, splits):
     write_own(tmp_path)
-    save(tmp_path / "masks" / "c" / "0000.png", ids(0))
+    gone = [tmp_path / "masks" / name for name in ("a/0007.png", "c/0000.png")]  # no such frame, no such video
+    for path in gone:
+        save(path, ids(0))
+    describe(tmp_path, f'name = "own"\nframes = "frames"\n{IDS}{splits}{CLASSES}')
+    with pytest.raises(DefectError, match=r"a/0007\.png: the mask has no frame \(2 such masks\); add the frame") as caught:
+        read_folder(tmp_path, "train")
+    assert caught.value.kind == "missing_frame"
+    for policy in ("skip", "ignore"):
+        assert read_folder(tmp_path, "train", policy=policy).defects == {"missing_frame": [str(path) for path in gone]}
+    (tmp_path / "few.txt").write_text("a/0001")
+    assert not read_folder(tmp_path, "train", labelled="few.txt").defects  # the list says which masks are meant
+
+
+def test_a_folder_without_frames_stops_strict(tmp_path):
+    (write_own(tmp_path) / "frames" / "c").mkdir()
     describe(tmp_path, f'name = "own"\nframes = "frames"\n{IDS}{CLASSES}')
-    assert read_folder(tmp_path, "train").defects == {"missing_frame": [str(tmp_path / "masks" / "c" / "0000.png")]}
+    with pytest.raises(DefectError, match=r"frames/c: the folder holds no frames; add \.jpg or \.png frames"):
+        read_folder(tmp_path, "train")
+    assert read_folder(tmp_path, "train", policy="skip").defects == {"empty_video": [str(tmp_path / "frames" / "c")]}
+
+
+def test_masks_and_description_among_the_frames_are_no_videos(tmp_path):
+    own = write_own(tmp_path)
+    (own / "masks").rename(own / "frames" / "masks")
+    (own / "frames" / "set").mkdir()
+    describe(own / "frames" / "set", f'name = "own"\nframes = ".."\n[masks]\nfolder = "../masks"\n{CLASSES}')
+    assert [clip.name for clip in read_folder(own / "frames" / "set", "train").clips] == ["a", "b"]
 
 
 def test_masks_whose_names_fit_no_frame_are_told(tmp_path):

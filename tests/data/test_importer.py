@@ -185,9 +185,16 @@ def _other_names(own: Path) -> None:
     (own / "m" / "a").rename(own / "masks")
 
 
+def _four_misnamed(own: Path) -> None:
+    for path in (own / "masks").rglob("*.png"):
+        path.with_stem(f"{path.stem}_mask").write_bytes(path.read_bytes())
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
+        (_four_misnamed, r"masks/a/0000_mask\.png: the mask has no frame \(4 such masks\); add the frame, or rename or remove the mask"),
+        (lambda own: (own / "frames" / "c").mkdir(), r"frames/c: the folder holds no frames"),
         (_id_outside, r"b/0001\.png: mask value 4 stands for no class"),
         (_truncated, r"b/0001\.png: .*cut short"),
         (_rgb, r"b/0001\.png: the mask shows colours; give every class of .*classes\.txt its colour"),
@@ -254,6 +261,14 @@ def test_cvat_masks_of_a_video_task_fit_the_video(tmp_path):
     (clip,) = read_folder(tmp_path / "out", "train").clips
     assert [index for index in range(12) if clip.is_labelled(index)] == [7]
     np.testing.assert_array_equal(clip.labels(7), ids(0, (48, 64)))
+
+
+def test_cvat_masks_without_a_frame_are_told_by_their_place_in_the_export(tmp_path):
+    zipped = write_cvat(tmp_path / "task.zip", {"v1/a": color_mask(ids(0)), "v1/b": color_mask(ids(1))}, pictures=False)
+    save(tmp_path / "frames" / "v1" / "a.png", frame(1))
+    with pytest.raises(DefectError, match=r"^masks/v1/b\.png: the mask has no frame"):
+        import_any(zipped, tmp_path / "out", frames=tmp_path / "frames")
+    assert not (tmp_path / "out").exists()
 
 
 def test_cvat_with_frames_given_apart_and_an_unpacked_export(tmp_path):

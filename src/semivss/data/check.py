@@ -27,7 +27,7 @@ _SAMPLES = 6  # frames in the preview
 _MUCH_IGNORED = 0.5  # share of the labelled frames' pixels from which a warning is due
 _REMEDY = {  # of defects that are known by name only, because they were found while listing files
     "missing_mask": "the frame has no mask; add the mask, or name the labelled frames in a list",
-    "missing_frame": "the mask has no frame; add the frame, or remove the mask",
+    "missing_frame": "the mask has no frame; add the frame, or rename or remove the mask",
     "listed_frame": "the frame is listed but not there; correct the list, or add the frame",
     "missing_video": "the video is listed but not there; correct the list, or add the video",
     "empty_video": "the folder holds no frames; add .jpg or .png frames, or take it off the list",

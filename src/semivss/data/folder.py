@@ -1,6 +1,6 @@
 """Somebody's own frames or videos with their masks: a folder with dataset.toml in, clips out."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,10 @@ from semivss.data.video_clip import OpenDecoders, VideoClip
 from semivss.errors import DataError, DefectError
 
 _PNG = (".png",)
+_LEFT_OUT = {  # kind -> what it is and the remedy
+    "missing_frame": ("the mask has no frame", "add the frame, or rename or remove the mask"),
+    "empty_video": ("the folder holds no frames", "add .jpg or .png frames, or remove the folder"),
+}
 
 
 def read_folder(path: Path | str, split: str, *, labelled: str | None = None, policy: Policy = "strict") -> VideoDataset:
@@ -31,7 +35,8 @@ def read_folder(path: Path | str, split: str, *, labelled: str | None = None, po
         path: the folder of dataset.toml, or that file.
         split: a name in its splits.
         labelled: a list of `<video>` or `<video>/<stem>` lines, relative to the description: no other mask is opened.
-        policy: strict raises for a listed video or frame that is missing, skip and ignore record it.
+        policy: strict raises for a listed video or frame that is missing, for a mask without a frame and for a video without frames;
+            skip and ignore record them.
 
     Raises:
         DataError: the description, a folder or a list is missing or wrong; the message names it.
@@ -56,8 +61,9 @@ def open_description(
     if allowed:
         masks = {clip.name: [stem for index, stem in enumerate(clip.stems) if clip.is_labelled(index)] for clip in clips}
         _demand(allowed, masks, policy, found.defects, "mask")
-    if not selection.videos:
-        found.check_masks([clip.name for clip in clips], any(clip.is_labelled(index) for clip in clips for index in range(len(clip.stems))))
+    found.check_masks(any(clip.is_labelled(index) for clip in clips for index in range(len(clip.stems))) or bool(selection.videos))
+    if policy == "strict":
+        refuse_left_out(found.defects)
     if not clips:
         where = root / description.frames if description.frames else file
         raise DataError(f"{where}: no frames for split {split!r}; put pictures there in one folder a video, or correct {file.name}")
@@ -82,7 +88,9 @@ class _Found:
         """Every video: files of the description first, then folders of pictures by name."""
         if self._frames is None:
             return list(self._videos)
-        folders = sorted(entry.name for entry in self._frames.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        others = {folder.resolve() for folder in (self._root, self._masks) if folder is not None}  # they may lie among the frames
+        entries = [entry for entry in self._frames.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+        folders = sorted(entry.name for entry in entries if entry.resolve() not in others)
         flat = [self._name] if image_files(self._frames) else []
         return list(self._videos) + flat + folders
 
@@ -114,11 +122,11 @@ class _Found:
         if self._masks is None:
             return {}
         found = image_files(self._masks / name, _PNG) or (image_files(self._masks, _PNG) if name == self._name else {})
-        for orphan in sorted(found.keys() - set(stems)):
+        for orphan in sorted(found.keys() - set(stems)) if self._allowed is None else ():
             self._note("missing_frame", found[orphan])
         return {key: path for key, path in found.items() if key in stems and (self._allowed is None or self._allowed.allows(name, key))}
 
-    def check_masks(self, names: Collection[str], labelled: bool) -> None:
+    def check_masks(self, labelled: bool) -> None:
         """Record masks of videos that are not there. Raises DataError if none of the masks belongs to a frame."""
         if self._masks is None or self._allowed is not None:
             return
@@ -127,6 +135,7 @@ class _Found:
             raise DataError(f"{self._masks}: holds no mask (.png); add the masks, or take [masks] out of the description")
         if not labelled:
             raise DataError(f"{masks[0]}: none of the masks has the name of a frame; give mask and frame the same folder and stem")
+        names = set(self.names())
         for path in masks:
             place = path.relative_to(self._masks).parent.as_posix()
             if place not in names and not (place == "." and self._name in names):
@@ -134,6 +143,14 @@ class _Found:
 
     def _note(self, kind: str, path: Path) -> None:
         self.defects.setdefault(kind, []).append(str(path))
+
+
+def refuse_left_out(defects: Mapping[str, Sequence[str]]) -> None:
+    """Raise DefectError if frames or masks would be left out: labels that somebody drew, and that would not be learnt from."""
+    for kind, (detail, remedy) in _LEFT_OUT.items():
+        if files := defects.get(kind):
+            more = f" ({len(files)} such {'masks' if kind == 'missing_frame' else 'folders'})" if len(files) > 1 else ""
+            raise DefectError(files[0], kind, detail + more, remedy)
 
 
 def _no_labels(path: Path) -> UInt8[np.ndarray, "H W"]:

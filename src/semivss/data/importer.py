@@ -11,7 +11,7 @@ import numpy as np
 
 from semivss.atomic import write_error
 from semivss.data.description import FILE_NAME, ClassRow, Color, Description, Masks, VideoRow, describe, read_class_list, save_description
-from semivss.data.folder import open_description, pack_colors, read_colors
+from semivss.data.folder import open_description, pack_colors, read_colors, refuse_left_out
 from semivss.data.images import read_mask
 from semivss.data.labels import IGNORE
 from semivss.data.lists import image_files
@@ -246,8 +246,13 @@ def _replace(made: Path, target: Path, stage: Path) -> None:
 
 
 def finish(description: Description, root: Path, stage: Path) -> Description:
-    """Open the data set once with its paths relative to `root`, so that what is described can be read, and stage its description."""
+    """Open the data set once with its paths relative to `root`, so that what is described can be read, and stage its description.
+
+    Raises:
+        DataError: it cannot be opened, a mask has no frame, or a video has none.
+    """
     dataset = open_description(description, root / FILE_NAME, "train", policy="ignore")
+    refuse_left_out({kind: [file.removeprefix(f"{stage}/") for file in files] for kind, files in dataset.defects.items()})
     save_description(description, stage / FILE_NAME)
     frames = sum(len(clip.stems) for clip in dataset.clips)
     labelled = sum(clip.is_labelled(index) for clip in dataset.clips for index in range(len(clip.stems)))

@@ -17,6 +17,7 @@ from semivss.data.policy import DefectCounter, Policy
 from semivss.data.samples import AnyBatch, LabelledSamples, Loaded, Samples, StoredLabels, UnlabelledSamples
 from semivss.data.source import open_source
 from semivss.errors import DataError, SemivssError
+from semivss.progress import say
 from semivss.settings import Data, Semi, Source, Train
 from semivss.tensors import Batch, UnlabelledBatch
 
@@ -32,6 +33,14 @@ def open_sources(sources: Sequence[Source], policy: Policy) -> tuple[VideoDatase
                 "give the source a remap, or train on them separately"
             )
     return datasets
+
+
+def tell_left_out(datasets: Sequence[VideoDataset]) -> None:
+    """Say of each data set how many files its reader left out, before anything is learnt without them."""
+    for dataset in datasets:
+        if counter := DefectCounter(dataset.defects):
+            first = next(iter(dataset.defects.values()))[0]
+            say(f"{dataset.name}: left out before training: {counter}, such as {first}; all of them: semivss data check")
 
 
 class Batches(Generic[AnyBatch]):
