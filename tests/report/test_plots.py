@@ -2,7 +2,7 @@ import base64
 
 import numpy as np
 
-from semivss.report.plots import MOST_CLASSES, confusion_picture, curves
+from semivss.report.plots import MOST_CLASSES, bars, confusion_picture, curves
 
 
 def _svg(uri: str | None) -> str:
@@ -17,6 +17,18 @@ def test_curves_show_what_was_measured():
     for text in ("Training loss", "total", "dice", "mask", "Validation, %"):
         assert f">{text}</text>" in svg
     assert "Learning rate" not in svg  # no number in that column
+
+
+def test_curves_show_how_many_pixels_were_reliable():
+    row = {"step": "1", "loss": "3", "loss_cross_entropy": "1", "loss_unlabelled_cross_entropy": "1.5", "loss_contrast": "0.5"}
+    svg = _svg(curves([row | {"reliable": "0.75", "alpha": "20"}]))
+    for text in ("unlabelled cross entropy", "contrast", "Reliable pixels, %", "reliable", "100 % - alpha"):
+        assert f">{text}</text>" in svg
+
+
+def test_no_numbers_no_bars():
+    assert bars({"val": [("a", None)]}) is None
+    assert ">-</text>" in _svg(bars({"val": [("a", 0.5), ("b", None)]}))
 
 
 def test_no_numbers_no_curves():

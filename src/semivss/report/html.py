@@ -1,27 +1,29 @@
-"""A run folder in, one self-contained HTML page out: scores, curves, pictures, film strips, recipe, versions, hashes."""
+"""A run folder in, one self-contained HTML page out: scores, comparison, curves, pictures, film strips, recipe, versions, hashes."""
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semivss.atomic import atomic_bytes, newest
+from semivss.atomic import atomic_bytes
 from semivss.data.labels import LabelSet, distinct_colors
 from semivss.data.source import open_source
-from semivss.digest import file_sha256
 from semivss.errors import DataError, SemivssError
+from semivss.layout import plain_name, trained
 from semivss.metrics.scores import Scores, notes, percent
 from semivss.progress import track
 from semivss.recipe import Recipe, evaluation_sets, load_recipe
 from semivss.report import pictures, plots
+from semivss.report.comparison import Comparison, comparison
+from semivss.report.origin import defects, facts, read_json
+from semivss.report.reliable import reliable_pixels
 from semivss.settings import Source
 
 FILM_BYTES = 4_500_000  # of all film strips together; the rest of a page is far below 3 MB
 MOST_FILMS = 24
-_NOT_SETS = ("provenance",)  # other keys of scores.json
+_NOT_SETS = ("provenance", "comparison")  # other keys of scores.json
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def write_report(run: Path) -> Path:
         raise DataError(f"{run}: no recipe.toml there; give the folder of a run, such as runs/demo")
     recipe = load_recipe(run / "recipe.toml")
     content = _scores_file(run / "scores.json")
+    provenance = content.get("provenance", {})
     sets = evaluation_sets(recipe)
     scored = [name for name in content if name not in _NOT_SETS]
     share = max(len(scored), 1)
@@ -73,9 +76,11 @@ def write_report(run: Path) -> Path:
         recipe_text=(run / "recipe.toml").read_text(encoding="utf-8"),
         sections=sections,
         classes=_class_rows(sections, _colors(recipe, sections)),
-        curves=_curves(run / "student" / "metrics.csv"),
-        facts=list(_facts(run, recipe, content, sections)),
-        defects=list(_defects(run, sections)),
+        comparison=_comparison(run, recipe, content),
+        curves=list(_curves(run, recipe)),
+        reliable=reliable_pixels(run, recipe, provenance.get("edited_pseudo_labels", [])),
+        facts=list(facts(run, recipe, provenance, {section.name: section.split_hash for section in sections})),
+        defects=list(_defects(run, recipe, sections)),
     )
     path = run / "report" / "index.html"
     atomic_bytes(path, page.encode())
@@ -85,17 +90,10 @@ def write_report(run: Path) -> Path:
 def _scores_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    content = _json(path)
+    content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise DataError(f"{path}: not a scores file; score again")
     return content
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable as JSON ({error}); repeat the stage that wrote it") from error
 
 
 def _section(run: Path, name: str, value: Mapping[str, Any], source: Source | None, recipe: Recipe, films: int, budget: int) -> SetSection:
@@ -178,55 +176,29 @@ def _cell(scores: Scores, name: str) -> tuple[float | None, float]:
     return scores.overall.iou[k], scores.overall.truth_pixels[k] / max(scores.labelled_pixels, 1)
 
 
-def _curves(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        return plots.curves(list(csv.DictReader(file)))
+def _comparison(run: Path, recipe: Recipe, content: Mapping[str, Any]) -> Comparison | None:
+    try:
+        return comparison(recipe, content.get("comparison", {}))
+    except DataError as error:
+        raise DataError(f"{run / 'scores.json'}: {error}") from error
 
 
-def _facts(run: Path, recipe: Recipe, content: Mapping[str, Any], sections: list[SetSection]) -> Iterator[tuple[str, str]]:
-    """What identifies the result: seed, hashes, versions."""
-    provenance = content.get("provenance", {})
-    yield "recipe hash", recipe.digest() + _stale(provenance.get("recipe"), recipe.digest())
-    yield "seed", str(provenance.get("seed", recipe.train.seed))
-    weights = newest(run / "student" / "model", "model.safetensors")
-    digest = file_sha256(weights) if weights.is_file() else ""
-    yield "model SHA-256", (digest or "no model in this run") + _stale(provenance.get("model"), digest)
-    for section in sections:
-        if section.split_hash:
-            yield f"frames of {section.name}, hash", section.split_hash
-        manifest = run / "predictions" / section.name / "manifest.json"
-        if manifest.is_file():
-            yield f"prediction manifest of {section.name}, SHA-256", file_sha256(manifest)
-    for name, version in provenance.get("versions", {}).items():
-        yield f"{name} version", str(version)
-
-
-def _stale(recorded: Any, now: str) -> str:
-    return f" (scored with {recorded}: score again)" if recorded and now and recorded != now else ""
-
-
-def _defects(run: Path, sections: list[SetSection]) -> Iterator[tuple[str, str, int, str]]:
-    """Stage, kind, number of files, examples."""
-    files = [("training", run / "student" / "defects.json", False)]
-    files += [(f"prediction of {section.name}", run / "predictions" / section.name / "manifest.json", True) for section in sections]
-    for stage, path, nested in files:
+def _curves(run: Path, recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
+    """Folder, plain name and picture of each training of the run."""
+    for folder in trained(recipe):
+        path = run / folder / "metrics.csv"
+        picture = None
         if path.is_file():
-            content = _json(path)
-            found = content.get("defects", {}) if nested else content
-            yield from ((stage, kind, *_files(value)) for kind, value in (found or {}).items())
+            with path.open(newline="", encoding="utf-8") as file:
+                picture = plots.curves(list(csv.DictReader(file)))
+        yield folder, plain_name(recipe, folder), picture
+
+
+def _defects(run: Path, recipe: Recipe, sections: list[SetSection]) -> Iterator[tuple[str, str, int, str]]:
+    """Stage, kind, number of files, examples."""
+    yield from defects(run, recipe, [section.name for section in sections])
     for section in sections:
         yield from ((f"scoring of {section.name}", kind, count, "") for kind, count in section.scores.defects.items())
-
-
-def _files(value: Any) -> tuple[int, str]:
-    """A defect entry: {"count", "files"}, a list of files, or a bare count."""
-    if isinstance(value, Mapping):
-        return int(value.get("count", 0)), ", ".join(map(str, value.get("files", [])[:3]))
-    if isinstance(value, list):
-        return len(value), ", ".join(map(str, value[:3]))
-    return int(value), ""
 
 
 def _render(**parts: Any) -> str:
@@ -236,6 +208,7 @@ def _render(**parts: Any) -> str:
         loader=PackageLoader("semivss.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = percent
+    environment.filters["gain"] = lambda value: f"{100 * value:+.2f}".replace("-", "\N{MINUS SIGN}")
     out = io.StringIO()
     out.writelines(environment.get_template("template.html.j2").generate(**parts))
     return out.getvalue()

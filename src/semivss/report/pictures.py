@@ -14,7 +14,7 @@ from PIL import Image
 
 from semivss.data.clips import Clip, VideoDataset
 from semivss.data.images import read_mask
-from semivss.data.labels import IGNORE
+from semivss.data.labels import IGNORE, LabelSet
 from semivss.data.palette import blend, colorize
 from semivss.data.policy import read_labels
 from semivss.errors import DefectError
@@ -121,18 +121,19 @@ def _panel(material: Material, rank: str, miou: float, video: str, stem: str) ->
     colors = material.dataset.label_set.colors
     frame, truth, prediction = clip.frame(index), material.truth(clip, index), material.prediction(video, stem)
     pictures = [
-        ("frame", _jpeg(_fit(frame, PANEL_WIDTH))),
-        ("truth", _png(_fit(colorize(truth, colors), PANEL_WIDTH, smooth=False))),
-        ("prediction", _png(_fit(colorize(prediction, colors), PANEL_WIDTH, smooth=False))),
+        ("frame", jpeg(fit(frame, PANEL_WIDTH))),
+        ("truth", png(fit(colorize(truth, colors), PANEL_WIDTH, smooth=False))),
+        ("prediction", png(fit(colorize(prediction, colors), PANEL_WIDTH, smooth=False))),
     ]
     entropy = material.entropy(video, stem)
     if entropy is not None:
-        pictures.append(("entropy", _jpeg(_fit(_heat(entropy), PANEL_WIDTH))))
-    return Panel(rank, f"{video}/{stem}", miou, tuple(pictures), _legend(material, truth, prediction))
+        pictures.append(("entropy", jpeg(fit(heat(entropy), PANEL_WIDTH))))
+    return Panel(rank, f"{video}/{stem}", miou, tuple(pictures), legend(material.dataset.label_set, truth, prediction))
 
 
-def _legend(material: Material, *maps: UInt8[np.ndarray, "..."], most: int = 14) -> tuple[tuple[str, str], ...]:
-    names, colors = material.dataset.label_set.names, material.dataset.label_set.colors
+def legend(label_set: LabelSet, *maps: UInt8[np.ndarray, "..."], most: int = 14) -> tuple[tuple[str, str], ...]:
+    """Name and CSS colour of the classes in label maps, the largest first."""
+    names, colors = label_set.names, label_set.colors
     counts = sum(np.bincount(labels.ravel(), minlength=256) for labels in maps)
     order = [int(k) for k in np.argsort(-counts[: len(names)], kind="stable") if counts[k]]  # type: ignore[index]
     rest = [(f"and {len(order) - most} more", "transparent")] if len(order) > most else []
@@ -181,9 +182,9 @@ def _film_picture(material: Material, clip: Clip, index: int, width: int) -> str
     frame = clip.frame(index)
     prediction = material.prediction(clip.name, clip.stems[index])
     pair = (material.truth(clip, index), prediction)
-    halves = [_fit(blend(frame, labels, colors, 0.6), width) for labels in pair]
+    halves = [fit(blend(frame, labels, colors, 0.6), width) for labels in pair]
     gap = np.full((halves[0].shape[0], 4, 3), 255, np.uint8)
-    return _jpeg(np.concatenate([halves[0], gap, halves[-1]], axis=1), quality=72)
+    return jpeg(np.concatenate([halves[0], gap, halves[-1]], axis=1), quality=72)
 
 
 def css(color: tuple[int, int, int]) -> str:
@@ -191,7 +192,7 @@ def css(color: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
-def _fit(picture: _Frame, width: int, *, smooth: bool = True) -> UInt8[np.ndarray, "h w 3"]:
+def fit(picture: _Frame, width: int, *, smooth: bool = True) -> UInt8[np.ndarray, "h w 3"]:
     """Not wider than `width`, and not higher than that either."""
     height, full = picture.shape[:2]
     share = min(1.0, width / full, width / height)
@@ -201,20 +202,23 @@ def _fit(picture: _Frame, width: int, *, smooth: bool = True) -> UInt8[np.ndarra
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS if smooth else Image.Resampling.NEAREST))
 
 
-def _heat(share: Float[np.ndarray, "H W"]) -> _Frame:
+def heat(share: Float[np.ndarray, "H W"]) -> _Frame:
+    """Colours of 0..1, from dark to bright."""
     import matplotlib
 
     colored = matplotlib.colormaps["magma"](np.clip(share, 0, 1))[..., :3]
     return np.asarray(np.round(255 * colored), np.uint8)
 
 
-def _jpeg(picture: _Frame, quality: int = 84) -> str:
+def jpeg(picture: _Frame, quality: int = 84) -> str:
+    """A photograph as a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=quality)
     return data_uri(buffer.getvalue(), "image/jpeg")
 
 
-def _png(picture: _Frame) -> str:
+def png(picture: _Frame) -> str:
+    """A picture of few colours as a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", optimize=True)
     return data_uri(buffer.getvalue(), "image/png")

@@ -59,8 +59,8 @@ def _groups(series: Mapping[str, _Points]) -> list[tuple[str, dict[str, _Points]
         losses = {"loss": losses["loss"]}
     scores = {name: points for name, points in series.items() if name.startswith("val_")}
     reliable = {name: points for name, points in series.items() if name == "reliable"}
-    if reliable and "alpha" in series:  # percent of unreliable pixels that the schedule asks for
-        reliable["100 % - alpha"] = [(step, 1 - alpha / 100) for step, alpha in series["alpha"]]
+    if reliable and "alpha" in series:  # percent of unreliable pixels that the schedule asks for; drawn below what came of it
+        reliable = {"100 % - alpha": [(step, 1 - alpha / 100) for step, alpha in series["alpha"]]} | reliable
     rates = {name: points for name, points in series.items() if name == "lr"}
     titles = ("Training loss", "Validation, %", "Reliable pixels, %", "Learning rate")
     return [(title, group) for title, group in zip(titles, (losses, scores, reliable, rates), strict=True) if group]
@@ -124,9 +124,11 @@ def _bars(axes: "Axes", title: str, entries: Sequence[tuple[str, float | None]])
     colors = ["#94a3b8", *["#2563eb"] * (len(entries) - 1)]
     axes.barh(range(len(entries)), values, color=colors, height=0.62)
     for place, (_, value) in enumerate(entries):
-        axes.text(values[place], place, f" {100 * value:.1f}" if value is not None else " -", va="center", fontsize=8, color="#334155")
+        text = "-" if value is None else f"{100 * value:.1f}"
+        halo = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # the line does not run through the digits
+        axes.annotate(text, (values[place], place), (4, 0), textcoords="offset points", va="center", fontsize=8, color="#334155", bbox=halo)
     if base is not None:
-        axes.axvline(100 * base, color="#64748b", linewidth=0.9, linestyle="--")
+        axes.axvline(100 * base, color="#64748b", linewidth=0.9, linestyle="--", zorder=2.5)
     axes.set_yticks(range(len(entries)), [name.replace("$", r"\$") for name, _ in entries])
     axes.set_ylim(len(entries) - 0.5, -0.5)
     axes.set_xlim(0, 1.15 * max(*values, 1.0))
