@@ -146,6 +146,45 @@ def test_frames_alone_are_unlabelled(tmp_path):
     assert not any(clip.is_labelled(0) for clip in clips)
 
 
+def test_files_that_are_no_part_of_the_data_set_are_named(tmp_path, capsys):
+    own = write_own(tmp_path / "own")
+    frames = own / "frames"
+    for place in ("a/0002.bmp", "a/0003.bmp", "a/0000.png", "b/more/0000.jpg"):
+        save(frames / place, frame(1))
+    (frames / "drive.MP4").write_bytes(b"a video beside folders of frames")
+    (frames / "a" / ".0000.jpg").write_bytes(b"AppleDouble")
+    (own / "masks" / "notes.txt").write_text("x")
+    import_any(frames, frames / "set", masks=own / "masks", classes=own / "classes.txt")
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out")]
+    assert told == [
+        f"left out: 2 .bmp in {frames}, such as a/0002.bmp",
+        f"left out: 1 .jpg in {frames}, such as b/more/0000.jpg",
+        f"left out: 1 .mp4 in {frames}, such as drive.MP4",
+        f"left out: 1 .png in {frames}, such as a/0000.png",
+        f"left out: 1 .txt in {own / 'masks'}, such as notes.txt",
+    ]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_nothing_is_left_out_of_a_clean_folder(tmp_path, capsys, together):
+    own = write_own(tmp_path / "own")
+    if together:  # frames and masks in one folder
+        for mask in (own / "masks").rglob("*.png"):
+            mask.rename(own / "frames" / mask.parent.name / mask.name)
+    masks = own / ("frames" if together else "masks")
+    import_any(own / "frames", own, masks=masks, classes=own / "classes.txt")
+    assert "left out" not in capsys.readouterr().err
+    assert all(clip.is_labelled(0) for clip in read_folder(own, "train").clips)
+
+
+def test_videos_that_were_not_taken_are_named(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in" / "a.mp4", 5)
+    (tmp_path / "in" / "b.wmv2").write_bytes(b"x")
+    import_any(tmp_path / "in", tmp_path / "out")
+    assert f"left out: 1 .wmv2 in {tmp_path / 'in'}, such as b.wmv2" in capsys.readouterr().err
+
+
 def test_nothing_is_overwritten_without_force(tmp_path):
     own = write_own(tmp_path / "own")
     import_any(own / "frames", tmp_path / "out")
@@ -168,6 +207,11 @@ def _truncated(own: Path) -> None:
 
 def _rgb(own: Path) -> None:
     save(own / "masks" / "b" / "0001.png", color_mask(ids(0)))
+
+
+def _jpeg_mask(own: Path) -> None:
+    (own / "masks" / "b" / "0001.png").unlink()
+    save(own / "masks" / "b" / "0001.jpg", ids(11))
 
 
 def _no_masks(own: Path) -> None:
@@ -198,6 +242,7 @@ def _four_misnamed(own: Path) -> None:
         (_id_outside, r"b/0001\.png: mask value 4 stands for no class"),
         (_truncated, r"b/0001\.png: .*cut short"),
         (_rgb, r"b/0001\.png: the mask shows colours; give every class of .*classes\.txt its colour"),
+        (_jpeg_mask, r"b/0001\.jpg: the mask is a JPEG, which changes ids when it compresses; write the masks as PNG"),
         (_no_masks, r"masks: no masks"),
         (_no_frames, r"frames: no pictures"),
         (_other_names, r"masks/0000\.png: none of the masks has the name of a frame"),

@@ -17,10 +17,11 @@ from semivss.data.archive import unpack
 from semivss.data.description import ClassRow, Color, Description, Masks, VideoRow, describe, parse_color
 from semivss.data.folder import ColorCodes, color_codes, read_colors
 from semivss.data.images import read_mask
-from semivss.data.importer import BLACK, finish, staged, video_row
+from semivss.data.importer import finish, staged, video_row
 from semivss.data.labels import IGNORE, LabelSet, MaskTable
 from semivss.data.lists import read_list
 from semivss.data.remap import write_mask
+from semivss.data.understand import BLACK
 from semivss.data.video import stem
 from semivss.errors import DataError, DefectError
 from semivss.progress import say, track
