@@ -70,6 +70,17 @@ def test_unreliable_pixels_are_striped_and_the_others_have_their_colour(run: Pat
     np.testing.assert_array_equal(pictures["truth"], colors[np.minimum(labels, 12)])
 
 
+def test_a_pixel_on_the_threshold_is_unreliable(tmp_path: Path) -> None:
+    run = semi_run(tmp_path, threshold={"kind": "dataset_percentile", "alpha": 30.0})
+    path = next((run / "pseudo" / "entropy").glob("0001_*/00000001.png"))
+    Image.fromarray(np.full((24, 40), open_pseudo(run / "pseudo").threshold_code(30.0), np.uint16)).save(path)
+    row = _seen(run).rows[0]
+    assert row.name == f"pseudo/{path.parent.name}/00000001"
+    assert row.counts.kept == 0
+    pictures = {caption: _decoded(uri) for caption, uri in row.pictures}
+    assert (pictures["reliable pixels"] != pictures["pseudo label"]).any(2).all()
+
+
 def test_thresholds_follow_the_recipe(run: Path) -> None:
     folder = open_pseudo(run / "pseudo")
     one = [folder]
