@@ -69,6 +69,13 @@ def test_unreadable_and_broken_files(tmp_path):
         load_recipe(tmp_path / "b.toml")
 
 
+def test_an_override_of_nothing_takes_a_key_out(tmp_path):
+    text = MINIMAL + "[data.val]\nkind = 'toy'\n[train]\nsteps = 7\n"
+    assert load_recipe(write(tmp_path, text)).data.val is not None
+    recipe = load_recipe(write(tmp_path, text), ["data.val=", "train.steps=", "data.test="])
+    assert (recipe.data.val, recipe.train.steps, recipe.data.test) == (None, 1000, ())
+
+
 def test_overrides_reach_values_lists_and_words(tmp_path):
     recipe = load_recipe(
         write(tmp_path, MINIMAL), ["train.steps=7", "model.backbone=timm/resnet18", "data.train.0.toy.clips=3", "data.augment.crop=[8, 9]"]

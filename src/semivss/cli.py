@@ -308,12 +308,27 @@ def data_import(
     ] = None,
     frames: Annotated[Path | None, typer.Option(help="Folder of frames, for a CVAT zip that has none.")] = None,
     background_class: Annotated[bool, typer.Option("--background-class", help="CVAT: keep 'background' as a class of its own.")] = False,
+    val: Annotated[list[str] | None, typer.Option(help="Video for the split val; can be given several times.", metavar="VIDEO")] = None,
+    val_share: Annotated[float | None, typer.Option(help="Share of the labelled videos for the split val, such as 0.2.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing description.")] = False,
 ) -> None:
     """Make own frames and masks, a CVAT export or bare videos a data set, without code."""
+    from semivss.data.holdout import Holdout
     from semivss.data.importer import import_any
 
-    import_any(source, out, masks=masks, classes=classes, offset=offset, frames=frames, background_class=background_class, force=force)
+    if val and val_share is not None:
+        raise SemivssError("--val and --val-share: both say which videos are for validation; give one of them")
+    import_any(
+        source,
+        out,
+        masks=masks,
+        classes=classes,
+        offset=offset,
+        frames=frames,
+        background_class=background_class,
+        holdout=Holdout(tuple(val or ()), val_share),
+        force=force,
+    )
 
 
 def _views(verb: str, words: list[Path], scales: str, flip: bool, crop: str | None, stride: str | None, base: str | None) -> "Views":

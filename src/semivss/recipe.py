@@ -42,7 +42,7 @@ class Recipe(Settings):
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a TOML recipe and apply `a.b=c` overrides (c is a TOML value; a bare word is text).
+    """Read a TOML recipe and apply `a.b=c` overrides (c is a TOML value; a bare word is text; nothing takes the key out).
 
     Raises:
         RecipeError: one line with the key, what is allowed and the nearest known key.
@@ -113,7 +113,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
     *parents, last = key.strip().split(".")
     for part in parents:
         node = _child(node, part, override)
-    if isinstance(node, list):
+    if not text.strip() and isinstance(node, dict):
+        node.pop(last, None)
+    elif isinstance(node, list):
         node[_index(node, last, override)] = value
     else:
         node[last] = value

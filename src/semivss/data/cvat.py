@@ -16,8 +16,9 @@ from jaxtyping import UInt8
 from semivss.data.archive import unpack
 from semivss.data.description import ClassRow, Color, Description, Masks, VideoRow, describe, parse_color
 from semivss.data.folder import ColorCodes, color_codes, read_colors
+from semivss.data.holdout import Holdout
 from semivss.data.images import read_mask
-from semivss.data.importer import finish, staged, video_row
+from semivss.data.importer import NO_HOLDOUT, finish, staged, video_row
 from semivss.data.labels import IGNORE, LabelSet, MaskTable
 from semivss.data.lists import read_list
 from semivss.data.remap import write_mask
@@ -30,7 +31,15 @@ _MASKS, _PICTURES, _LISTS = "SegmentationClass", "JPEGImages", "ImageSets/Segmen
 _BACKGROUND = "background"
 
 
-def import_cvat(source: Path, frames: Path | None, out: Path, *, background_class: bool = False, force: bool = False) -> Description:
+def import_cvat(
+    source: Path,
+    frames: Path | None,
+    out: Path,
+    *,
+    background_class: bool = False,
+    holdout: Holdout = NO_HOLDOUT,
+    force: bool = False,
+) -> Description:
     """Convert the masks to index PNGs in `out`/masks, copy the pictures of the zip to `out`/frames, and describe both.
 
     Args:
@@ -38,6 +47,7 @@ def import_cvat(source: Path, frames: Path | None, out: Path, *, background_clas
         frames: the folder of frames, or the video file they were taken from, for an export without pictures. Left where it is.
         out: the new folder.
         background_class: keep the label map's row "background" as a class; otherwise it is ignored, as black without a row always is.
+        holdout: the videos for validation, where the export has no subsets.
         force: replace what an earlier import wrote there.
 
     Raises:
@@ -63,7 +73,7 @@ def import_cvat(source: Path, frames: Path | None, out: Path, *, background_clas
             splits=_splits(unpacked, name, video),
             classes=label_map.classes,
         )
-        result = finish(description, stage, stage)
+        result = finish(description, stage, stage, holdout)
         shutil.rmtree(stage / ".cvat", ignore_errors=True)
         return result
 

@@ -160,7 +160,8 @@ def _no_labels(path: Path) -> UInt8[np.ndarray, "H W"]:
 def _selection(description: Description, file: Path, split: str) -> Selection:
     """The videos and frames of a split; no videos stand for all."""
     if split not in description.splits:
-        raise DataError(f"{file}: no split {split!r}; it has {', '.join(description.splits) or 'none'}")
+        remedy = "; import it again with --val-share 0.2 --force, or do without with -o data.val=" if split == "val" else ""
+        raise DataError(f"{file}: no split {split!r}; it has {', '.join(description.splits) or 'none'}{remedy}")
     rule = description.splits[split]
     if rule == "all":
         return Selection(file, {})

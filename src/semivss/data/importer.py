@@ -9,12 +9,15 @@ from pathlib import Path
 from semivss.atomic import write_error
 from semivss.data.description import FILE_NAME, ClassRow, Description, Masks, VideoRow, describe, read_class_list, save_description
 from semivss.data.folder import open_description, refuse_left_out
+from semivss.data.holdout import Holdout, split_off
 from semivss.data.lists import image_files
 from semivss.data.understand import understand_masks
 from semivss.data.unused import unused_files
 from semivss.data.video import SUFFIXES, VideoFile
 from semivss.errors import DataError
 from semivss.progress import say, track
+
+NO_HOLDOUT = Holdout()
 
 
 def import_any(
@@ -26,6 +29,7 @@ def import_any(
     offset: int | None = None,
     frames: Path | None = None,
     background_class: bool = False,
+    holdout: Holdout = NO_HOLDOUT,
     force: bool = False,
 ) -> Description:
     """Find out what `source` is and import it: a CVAT zip (or its folder), a video, a folder of videos, or a folder of frames.
@@ -39,14 +43,21 @@ def import_any(
     if source.suffix.lower() == ".zip" or (source / "labelmap.txt").is_file():
         from semivss.data.cvat import import_cvat
 
-        return import_cvat(source, frames, out, background_class=background_class, force=force)
+        return import_cvat(source, frames, out, background_class=background_class, holdout=holdout, force=force)
     if source.is_file() or (_videos(source) and not _has_pictures(source)):
-        return import_videos(source, out, masks=masks, classes=classes, offset=offset, force=force)
-    return import_frames(source, masks, classes, out, offset=offset, force=force)
+        return import_videos(source, out, masks=masks, classes=classes, offset=offset, holdout=holdout, force=force)
+    return import_frames(source, masks, classes, out, offset=offset, holdout=holdout, force=force)
 
 
 def import_frames(
-    frames: Path, masks: Path | None, classes: Path | None, out: Path, *, offset: int | None = None, force: bool = False
+    frames: Path,
+    masks: Path | None,
+    classes: Path | None,
+    out: Path,
+    *,
+    offset: int | None = None,
+    holdout: Holdout = NO_HOLDOUT,
+    force: bool = False,
 ) -> Description:
     """Describe a folder of frames, and of masks where there are some, without copying them.
 
@@ -57,6 +68,7 @@ def import_frames(
         out: the new folder for dataset.toml.
         offset: mask value of the first class; none = 0 or 1 where the masks hold the first and the last class under that reading alone,
             and an error otherwise.
+        holdout: the videos for validation.
         force: replace an existing description.
 
     Raises:
@@ -72,11 +84,18 @@ def import_frames(
     with staged(Path(out), force) as stage:
         table = _masks(Path(masks), Path(out), rows, classes, offset, Path(frames)) if masks else None
         description = describe(str(out), name=Path(out).resolve().name, frames=place(Path(frames), Path(out)), masks=table, classes=rows)
-        return finish(description, Path(out), stage, (Path(frames),))
+        return finish(description, Path(out), stage, holdout, (Path(frames),))
 
 
 def import_videos(
-    videos: Path, out: Path, *, masks: Path | None = None, classes: Path | None = None, offset: int | None = None, force: bool = False
+    videos: Path,
+    out: Path,
+    *,
+    masks: Path | None = None,
+    classes: Path | None = None,
+    offset: int | None = None,
+    holdout: Holdout = NO_HOLDOUT,
+    force: bool = False,
 ) -> Description:
     """Describe a video file, or every video of a folder, without copying; arguments and errors as `import_frames`.
 
@@ -90,7 +109,7 @@ def import_videos(
         described = tuple(video_row(file, Path(out), files) for file in track(files, "reading videos", total=len(files), unit="videos"))
         table = _masks(Path(masks), Path(out), rows, classes, offset, None) if masks else None
         description = describe(str(out), name=Path(out).resolve().name, videos=described, masks=table, classes=rows)
-        return finish(description, Path(out), stage, (Path(videos),))
+        return finish(description, Path(out), stage, holdout, (Path(videos),))
 
 
 def _masks(masks: Path, out: Path, rows: tuple[ClassRow, ...], classes: Path | None, offset: int | None, frames: Path | None) -> Masks:
@@ -153,16 +172,18 @@ def _replace(made: Path, target: Path, stage: Path) -> None:
     made.replace(target)
 
 
-def finish(description: Description, root: Path, stage: Path, given: Sequence[Path] = ()) -> Description:
+def finish(description: Description, root: Path, stage: Path, holdout: Holdout, given: Sequence[Path] = ()) -> Description:
     """Open the data set once with its paths relative to `root`, so that what is described can be read, and stage its description.
 
     Says what was imported, and which files of the folders `given` and of the masks belong to no frame of it.
 
     Raises:
-        DataError: it cannot be opened, a mask has no frame, or a video has none.
+        DataError: it cannot be opened, a mask has no frame, a video has none, or `holdout` does not fit.
     """
     dataset = open_description(description, root / FILE_NAME, "train", policy="ignore")
     refuse_left_out({kind: [file.removeprefix(f"{stage}/") for file in files] for kind, files in dataset.defects.items()})
+    if holdout:
+        description = split_off(description, dataset, holdout)
     save_description(description, stage / FILE_NAME)
     frames = sum(len(clip.stems) for clip in dataset.clips)
     labelled = sum(clip.is_labelled(index) for clip in dataset.clips for index in range(len(clip.stems)))
