@@ -16,6 +16,7 @@ endif
 
 demo: $(VENV)/.installed  ## train, predict, score and report on the generated toy world
 	$(BIN)/semivss demo
+	@echo 'to use the command semivss in this terminal: . $(BIN)/activate'
 
 test: $(VENV)/.installed-dev  ## every test that is not slow
 	$(PYTEST) -m "not slow"

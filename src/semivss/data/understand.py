@@ -118,4 +118,4 @@ def _first_value(survey: _Survey, rows: tuple[ClassRow, ...]) -> int:
     else:
         why = f" and never {last if lowest == 0 else 0}, so {name} may be value 0 or value 1"
     detail = f"the masks hold {lowest} to {highest}{why}"
-    raise DefectError(survey.ids[highest], "offset", detail, "say which with --offset 0 or --offset 1 (0 is ignored then)")
+    raise DefectError(survey.ids[highest], "offset", detail, "say which with --offset 0 or --offset 1 (1 ignores the value 0)")
