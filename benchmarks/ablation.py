@@ -39,8 +39,6 @@ QUICK = [
     "train.steps=2",
     "train.batch=2",
     "train.warmup=0",
-    "teacher.train.steps=2",
-    "teacher.train.batch=2",
     "semi.train.steps=2",
     "semi.train.batch=2",
     "semi.unlabelled_batch=2",
@@ -150,7 +148,7 @@ def run_chain(group: str, subset: str, seed: int, options: argparse.Namespace, r
 def base_overrides(cell: Cell, options: argparse.Namespace) -> list[str]:
     """Subset and seed."""
     group = GROUPS[cell.group]
-    return [*group.fixed, *group.subsets[cell.subset], f"train.seed={cell.seed}", f"teacher.train.seed={cell.seed}", *options.override]
+    return [*group.fixed, *group.subsets[cell.subset], f"train.seed={cell.seed}", *options.override]
 
 
 def overrides_of(cell: Cell, options: argparse.Namespace, results: Path) -> list[str]:

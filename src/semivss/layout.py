@@ -34,6 +34,19 @@ def final_models(recipe: Recipe) -> list[str]:
     return list(models.values())
 
 
+def compared(recipe: Recipe) -> list[str]:
+    """Training folders whose models are scored beside the final predictions; none where there is nothing to compare."""
+    if recipe.semi is None and recipe.teacher is None:
+        return []
+    return [folder for folder in trained(recipe) if [folder] != final_models(recipe)]
+
+
+def final_name(recipe: Recipe) -> str:
+    """Name of the final predictions in a comparison."""
+    final = final_models(recipe)
+    return final[0] if len(final) == 1 else ENSEMBLE
+
+
 def pseudo_folders(recipe: Recipe, number: int) -> list[str]:
     """Folders that round `number` labels, one an unlabelled source: `pseudo` itself where there is only one. Empty unless offline."""
     if recipe.semi is None or recipe.semi.mode != "offline":

@@ -9,13 +9,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from semivss import layout
 from semivss.atomic import atomic_bytes, atomic_json
 from semivss.data.source import open_source
 from semivss.hashes import model_hash, split_hash
 from semivss.lock import locked
 from semivss.metrics.score import Missing
 from semivss.metrics.scores import Scores
-from semivss.plan import STAGES, Step, compared, final_models, plan, predictions, pseudo_folders, rounds
+from semivss.plan import STAGES, Step, plan, predictions
 from semivss.progress import say
 from semivss.recipe import Recipe, dump_recipe, evaluation_sets, load_recipe
 from semivss.stage import is_main_process, versions
@@ -118,7 +119,7 @@ def score_stage(recipe: Recipe, out: Path) -> None:
     rows: dict[str, dict[str, Any]] = {}
     for name, source in evaluation_sets(recipe).items():
         dataset = open_source(source, policy)
-        for entry in compared(recipe, out):
+        for entry in layout.compared(recipe):
             rows.setdefault(entry, {})[name] = _scored(
                 score_folder(out / "compare" / entry / name, dataset, recipe.score, policy=policy, missing=missing)
             )
@@ -126,7 +127,7 @@ def score_stage(recipe: Recipe, out: Path) -> None:
         render(scores, title=f"{recipe.name}: {name}")
         results[name] = scores.to_dict() | {"split_hash": split_hash(dataset)}
         if rows:
-            rows.setdefault(_final_name(recipe, out), {})[name] = _scored(scores)
+            rows.setdefault(layout.final_name(recipe), {})[name] = _scored(scores)
     comparison = {"comparison": rows} if rows else {}
     atomic_json(out / "scores.json", results | comparison | {"provenance": provenance(recipe, out)})
 
@@ -140,7 +141,7 @@ def report_stage(out: Path) -> None:
 
 def provenance(recipe: Recipe, out: Path) -> dict[str, Any]:
     """What every result carries: seed, versions, hashes."""
-    models = {folder.name: model_hash(folder / "model") for folder in final_models(recipe, out)}
+    models = {folder: model_hash(out / folder / "model") for folder in layout.final_models(recipe)}
     edited = _edited(recipe, out)
     found = {"recipe": recipe.digest(), "seed": recipe.train.seed, "models": models, "versions": versions()}
     return found | ({"edited_pseudo_labels": edited} if edited else {})
@@ -162,12 +163,6 @@ def _is_before_end(name: str, until: str | None) -> bool:
     return until is None or STAGES.index(name) <= STAGES.index(until)
 
 
-def _final_name(recipe: Recipe, out: Path) -> str:
-    """Name of the final predictions in the comparison."""
-    final = final_models(recipe, out)
-    return final[0].name if len(final) == 1 else "ensemble"
-
-
 def _scored(scores: Scores) -> dict[str, Any]:
     """What the comparison shows of one set."""
     overall = {"miou": scores.overall.miou, "weighted_iou": scores.overall.weighted_iou}
@@ -176,10 +171,8 @@ def _scored(scores: Scores) -> dict[str, Any]:
 
 def _edited(recipe: Recipe, out: Path) -> list[str]:
     """Frames whose pseudo labels were corrected by hand, `<folder>/<video>/<stem>`."""
-    if recipe.semi is None or recipe.semi.mode != "offline":
-        return []
     from semivss.data.pseudo import open_pseudo
 
-    folders = [folder for number in rounds(recipe) for folder in pseudo_folders(recipe, out, number)]
-    opened = [(folder, open_pseudo(folder, accept_edited=True)) for folder in folders if (folder / "manifest.json").is_file()]
-    return [f"{folder.relative_to(out)}/{name}" for folder, one in opened for name in one.edited]
+    folders = [folder for number in layout.rounds(recipe) for folder in layout.pseudo_folders(recipe, number)]
+    made = [folder for folder in folders if (out / folder / "manifest.json").is_file()]
+    return [f"{folder}/{name}" for folder in made for name in open_pseudo(out / folder, accept_edited=True).edited]

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from semivss import layout
 from semivss.data.source import open_source
 from semivss.errors import SemivssError
 from semivss.hashes import model_hash, pseudo_hash
 from semivss.recipe import FREE, Recipe, evaluation_sets
-from semivss.settings import Predict, Source
+from semivss.settings import Predict, Source, Train
 from semivss.stage import Stage, flat
 
 STAGES = ("teacher", "student", "pseudo-label", "retrain", "predict", "score", "report")
@@ -41,38 +42,12 @@ def plan(recipe: Recipe, out: Path, *, accept_edited: bool = False) -> list[Step
 
 def training(recipe: Recipe, out: Path, accept_edited: bool = False) -> list[Step]:
     """The steps that make models, and the pseudo labels between them."""
-    models = _supervised(recipe, out)
-    steps = [_training(role, supervised_recipe(recipe, role), folder) for role, folder in models.items()]
-    for number in rounds(recipe):
+    models = layout.supervised(recipe)
+    steps = [_training(role, supervised_recipe(recipe, role), out / folder) for role, folder in models.items()]
+    for number in layout.rounds(recipe):
         steps += _round(recipe, out, models, number, accept_edited)
+        models = models | layout.retrained(recipe, number)
     return steps
-
-
-def final_models(recipe: Recipe, out: Path) -> list[Path]:
-    """The training folders of the models that predict in the end: teacher, where there is one, and student."""
-    models = _supervised(recipe, out)
-    for number in rounds(recipe):
-        models |= _retrained(recipe, out, number)
-    return list(models.values())
-
-
-def compared(recipe: Recipe, out: Path) -> dict[str, list[Path]]:
-    """The models to be scored beside the final ones, by name: every one that was trained, where there is something to compare."""
-    if recipe.semi is None and recipe.teacher is None:
-        return {}
-    final = final_models(recipe, out)
-    trained = [step.folder for step in training(recipe, out) if step.together]
-    return {folder.name: [folder] for folder in trained if [folder] != final}
-
-
-def rounds(recipe: Recipe) -> range:
-    """Numbers of the rounds of labelling and retraining, from 1."""
-    return range(1, recipe.semi.rounds + 1 if recipe.semi else 1)
-
-
-def _supervised(recipe: Recipe, out: Path) -> dict[str, Path]:
-    """Training folders of the supervised models by role, the student last."""
-    return ({"teacher": out / "teacher"} if recipe.teacher else {}) | {"student": out / "student"}
 
 
 def supervised_recipe(recipe: Recipe, role: str = "student") -> Recipe:
@@ -81,15 +56,20 @@ def supervised_recipe(recipe: Recipe, role: str = "student") -> Recipe:
     own = recipe.model_copy(update={"data": data, "teacher": None, "semi": None})
     if role == "student" or recipe.teacher is None:
         return own
-    return own.model_copy(update={"model": recipe.teacher.model, "train": recipe.teacher.train or recipe.train})
+    train = recipe.train if recipe.teacher.train is None else _seeded(recipe.teacher.train, recipe)
+    return own.model_copy(update={"model": recipe.teacher.model, "train": train})
 
 
 def retraining_recipe(recipe: Recipe, role: str = "student") -> Recipe:
     """What the retraining of a model depends on: the settings of [semi.train] under the run's seed."""
     assert recipe.semi is not None
-    train = recipe.semi.train.model_copy(update={"seed": recipe.train.seed + recipe.semi.train.seed})
-    own = recipe.model_copy(update={"train": train, "teacher": None})
+    own = recipe.model_copy(update={"train": _seeded(recipe.semi.train, recipe), "teacher": None})
     return own.model_copy(update={"model": recipe.teacher.model}) if role == "teacher" and recipe.teacher else own
+
+
+def _seeded(train: Train, recipe: Recipe) -> Train:
+    """The same under the run's seed: `train.seed` of the recipe moves every stage."""
+    return train.model_copy(update={"seed": recipe.train.seed + train.seed})
 
 
 def _training(role: str, recipe: Recipe, folder: Path) -> Step:
@@ -108,33 +88,15 @@ def _training(role: str, recipe: Recipe, folder: Path) -> Step:
     )
 
 
-def _round(recipe: Recipe, out: Path, models: Mapping[str, Path], number: int, accept_edited: bool) -> Iterator[Step]:
-    """Label the unlabelled video with the models of the round before, then retrain."""
+def _round(recipe: Recipe, out: Path, models: Mapping[str, str], number: int, accept_edited: bool) -> Iterator[Step]:
+    """Label the unlabelled video with `models`, those of the round before, then retrain them."""
     assert recipe.semi is not None
-    before = dict(models)
-    for earlier in range(1, number):
-        before |= _retrained(recipe, out, earlier)
-    folders = pseudo_folders(recipe, out, number) if recipe.semi.mode == "offline" else []
-    for folder, source in zip(folders, recipe.data.unlabelled if folders else (), strict=True):
-        yield _labelling(recipe, list(before.values()), source, folder)
-    for role, folder in _retrained(recipe, out, number).items():
-        weights = before[role] / "model" if recipe.semi.start == "student" else None
-        yield _retraining(retraining_recipe(recipe, role), folder, weights, folders, accept_edited)
-
-
-def _retrained(recipe: Recipe, out: Path, number: int) -> dict[str, Path]:
-    """Folders of the models that round `number` retrains, the student's last."""
-    assert recipe.semi is not None
-    student = {"student": out / _numbered("retrained", number)}
-    both = recipe.teacher is not None and recipe.semi.retrain_teacher
-    return ({"teacher": out / _numbered("retrained_teacher", number)} if both else {}) | student
-
-
-def pseudo_folders(recipe: Recipe, out: Path, number: int) -> list[Path]:
-    """One folder an unlabelled source: `pseudo` itself where there is only one."""
-    folder = out / _numbered("pseudo", number)
-    sources = recipe.data.unlabelled
-    return [folder] if len(sources) == 1 else [folder / str(position) for position in range(len(sources))]
+    pseudo = [out / folder for folder in layout.pseudo_folders(recipe, number)]
+    for folder, source in zip(pseudo, recipe.data.unlabelled if pseudo else (), strict=True):
+        yield _labelling(recipe, [out / model for model in models.values()], source, folder)
+    for role, name in layout.retrained(recipe, number).items():
+        weights = out / models[role] / "model" if recipe.semi.start == "student" else None
+        yield _retraining(retraining_recipe(recipe, role), out / name, weights, pseudo, accept_edited)
 
 
 def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: Path) -> Step:
@@ -187,9 +149,11 @@ def predictions(recipe: Recipe, out: Path) -> list[Step]:
     bare = recipe.predict.model_copy(update={"overlay": "none", "entropy": False, "probabilities": "none"})
     steps = []
     for name, source in evaluation_sets(recipe).items():
-        steps.append(_prediction(f"predict {name}", final_models(recipe, out), source, out / "predictions" / name, recipe.predict, recipe))
-        for entry, models in compared(recipe, out).items():
-            steps.append(_prediction(f"predict {name} with {entry}", models, source, out / "compare" / entry / name, bare, recipe))
+        final = [out / folder for folder in layout.final_models(recipe)]
+        steps.append(_prediction(f"predict {name}", final, source, out / "predictions" / name, recipe.predict, recipe))
+        for entry in layout.compared(recipe):
+            folder = out / "compare" / entry / name
+            steps.append(_prediction(f"predict {name} with {entry}", [out / entry], source, folder, bare, recipe))
     return steps
 
 
@@ -206,7 +170,3 @@ def _prediction(title: str, models: Sequence[Path], source: Source, folder: Path
         predict(members, open_source(source, recipe.data.policy), folder, settings, policy=recipe.data.policy)
 
     return Step("predict", title, folder, inputs, make)
-
-
-def _numbered(name: str, number: int) -> str:
-    return name if number == 1 else f"{name}_{number}"
