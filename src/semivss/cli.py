@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from semivss.atomic import FULL
-from semivss.errors import SemivssError
+from semivss.errors import DefectError, SemivssError
 
 if TYPE_CHECKING:
     from semivss.settings import Views
@@ -362,6 +362,8 @@ def main() -> None:
     """Run the command line: one line and exit code 2 for what the user can mend, 130 for Ctrl-C."""
     try:
         app()
+    except DefectError as error:
+        _fail(" ".join(error.told(_policy_option(sys.argv[1:])).split()), 2)
     except SemivssError as error:
         _fail(" ".join(str(error).split()), 2)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -376,6 +378,14 @@ def main() -> None:
         if error.filename is None:
             raise
         _fail(f"{error.filename}: {error.strerror}; mend the path or its permissions", 2)
+
+
+def _policy_option(words: list[str]) -> str | None:
+    """How the verb of this command line takes a reading policy."""
+    verb = next((word for word in words if word not in ("data", "pseudo")), "")
+    if verb in ("run", "train", "demo"):
+        return "-o data.policy={}"
+    return "--policy {}" if verb in ("predict", "pseudo-label", "score", "check", "inspect") else None
 
 
 def _fail(message: str, code: int) -> None:

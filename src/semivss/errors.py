@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+_GOES_ON = {"skip": "leave it out", "ignore": "read it as 255"}  # what a policy does
+
 
 class SemivssError(Exception):
     """Something the user can mend. The message is one line: what, where, remedy."""
@@ -25,9 +27,15 @@ class DefectError(DataError):
     `kind` is a short stable name such as "truncated" or "unknown_id" under which reports count it.
     """
 
-    def __init__(self, path: Path | str, kind: str, detail: str, remedy: str) -> None:
-        super().__init__(f"{path}: {detail}; {remedy}")
-        self.path, self.kind, self.detail, self.remedy = str(path), kind, detail, remedy
+    def __init__(self, path: Path | str, kind: str, detail: str, remedy: str, policy: str = "") -> None:
+        """`policy` is the reading policy that goes on without the file, or with what is sound of it; empty where none does."""
+        self.path, self.kind, self.detail, self.remedy, self.policy = str(path), kind, detail, remedy, policy
+        super().__init__(self.told("policy {}"))
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:  # loader workers send it to the main process
-        return type(self), (self.path, self.kind, self.detail, self.remedy)
+    def told(self, option: str | None) -> str:
+        """The line for a person. `option` is how a policy is asked for, such as ``--policy {}``; none where that cannot be done."""
+        way = f", or {_GOES_ON[self.policy]} with {option.format(self.policy)}" if self.policy and option else ""
+        return f"{self.path}: {self.detail}; {self.remedy}{way}"
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, str, str]]:  # loader workers send it to the main process
+        return type(self), (self.path, self.kind, self.detail, self.remedy, self.policy)

@@ -232,6 +232,39 @@ def test_no_command_works_on_a_spoiled_set_and_none_loses_what_there_was(command
 
 
 @pytest.mark.parametrize(
+    ("command", "case", "way"),
+    [
+        ("train", "frame truncated", "or leave it out with -o data.policy=skip"),
+        ("train", "mask id outside", "or read it as 255 with -o data.policy=ignore"),
+        ("predict", "frame truncated", "or leave it out with --policy skip"),
+        ("score", "mask id outside", "or read it as 255 with --policy ignore"),
+    ],
+)
+def test_the_policy_that_goes_on_is_told_as_the_command_takes_it(command, case, way, begun, tmp_path, monkeypatch, capsys):
+    shutil.copytree(begun, tmp_path / "home")
+    SET[case][0](write_set(tmp_path / "set"))
+    monkeypatch.setenv("SEMIVSS_TEST_SET", str(tmp_path / "set"))
+    code, lines = run(monkeypatch, capsys, *commands(tmp_path / "home", tmp_path / "set")[command])
+    assert code == 2
+    assert lines[-1].endswith(way)
+
+
+def test_no_policy_is_told_where_there_is_none(tmp_path, monkeypatch, capsys):
+    SET["mask truncated"][0](write_set(tmp_path / "set"))
+    source, masks = tmp_path / "set" / "data" / "v1" / "origin", tmp_path / "set" / "data" / "v1" / "mask"
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    words = ("data", "import", source, tmp_path / "out", "--masks", masks, "--classes", tmp_path / "classes.txt")
+    code, lines = run(monkeypatch, capsys, *words)
+    assert code == 2
+    assert lines[-1].endswith("; copy the file again from its source")
+    code, lines = run(monkeypatch, capsys, "data", "check", tmp_path / "set", "--out", tmp_path / "look.png")
+    assert told(lines, r"mask/00000001\.png.*; copy the file again from its source$")
+    assert told(
+        lines, r"1 defects; mend them, or go on without: train and run with -o data\.policy=skip, predict and score with --policy skip$"
+    )
+
+
+@pytest.mark.parametrize(
     ("command", "case", "count"),
     [
         ("train", "frame gone", "missing_frame 1"),

@@ -165,7 +165,17 @@ def test_a_sixteen_bit_mask_is_read_where_its_ids_fit(tmp_path):
     assert kind_of(read_mask, path) == "mask_16bit"
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_transparency_that_is_the_same_everywhere_is_dropped(tmp_path):
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    path = tmp_path / "la.png"
+    for alpha in (255, 128):
+        Image.fromarray(np.dstack([values, np.full_like(values, alpha)]), "LA").save(path)
+        np.testing.assert_array_equal(read_mask(path), values)
+    Image.fromarray(np.dstack([values, values]), "LA").save(path)
+    assert kind_of(read_mask, path) == "mask_alpha"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_colour_mask_is_an_error_that_names_the_remedy(tmp_path, mode):
     path = tmp_path / "a.png"
     Image.fromarray(photo()).convert(mode).save(path)

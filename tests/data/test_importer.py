@@ -77,6 +77,13 @@ def test_palette_masks_are_ids_unless_their_colours_are_the_classes(tmp_path):
         np.testing.assert_array_equal(read_folder(tmp_path / f"{kind}_out", "train").clips[0].labels(0), ids(0))
 
 
+def test_grey_masks_with_an_alpha_channel_are_ids(tmp_path):
+    own = write_own(tmp_path / "own", videos=("a",), frames=1)
+    Image.fromarray(ids(0)).convert("LA").save(own / "masks" / "a" / "0000.png")
+    import_frames(own / "frames", own / "masks", own / "classes.txt", tmp_path / "out")
+    np.testing.assert_array_equal(read_folder(tmp_path / "out", "train").clips[0].labels(0), ids(0))
+
+
 def test_masks_that_fit_two_readings_need_an_offset(tmp_path):
     own = write_own(tmp_path / "own", videos=("a",), frames=1)
     save(own / "masks" / "a" / "0000.png", np.where(ids(0) == 0, 1, ids(0)))  # 1, 2 and 255 of three classes

@@ -53,7 +53,11 @@ def run_check(path: Path, *, split: str | None = None, kind: str = "auto", polic
         return 0
     say(
         f"semivss: {path}: {defects} defects"
-        + ("; mend them, or train with policy skip or ignore" if policy == "strict" else f", policy {policy}")
+        + (
+            "; mend them, or go on without: train and run with -o data.policy=skip, predict and score with --policy skip"
+            if policy == "strict"
+            else f", policy {policy}"
+        )
     )
     return 2 if policy == "strict" else 0
 
@@ -148,7 +152,7 @@ def _pair(clip: Clip, index: int, result: SplitResult, policy: Policy) -> Pair |
     try:
         return read_pair(clip, index, "strict")[0]
     except DefectError as error:
-        result.defects.append(DefectLine(error.kind, str(error)))
+        result.defects.append(DefectLine(error.kind, error.told(None)))
     pair, defects = read_pair(clip, index, "ignore" if policy == "ignore" else "skip")
     if pair is None and clip.is_labelled(index) and defects[0].kind == result.defects[-1].kind:
         _check_mask_too(clip, index, result)
@@ -160,8 +164,8 @@ def _check_mask_too(clip: Clip, index: int, result: SplitResult) -> None:
     try:
         read_labels(clip, index, "strict")
     except DefectError as error:
-        if result.defects[-1].line != str(error):
-            result.defects.append(DefectLine(error.kind, str(error)))
+        if result.defects[-1].line != error.told(None):
+            result.defects.append(DefectLine(error.kind, error.told(None)))
 
 
 def _video_pairs(clip: VideoClip, result: SplitResult, policy: Policy) -> Iterator[tuple[Clip, int, Pair | None]]:
@@ -170,11 +174,13 @@ def _video_pairs(clip: VideoClip, result: SplitResult, policy: Policy) -> Iterat
     try:
         file = VideoFile(clip.path)
         result.rates[round(file.fps, 3)] += 1
-        for index, (_, frame) in enumerate(file.stream(on_defect=lambda error: result.defects.append(DefectLine(error.kind, str(error))))):
+        for index, (_, frame) in enumerate(
+            file.stream(on_defect=lambda error: result.defects.append(DefectLine(error.kind, error.told(None))))
+        ):
             seen = index + 1
             yield clip, index, _with_labels(clip, index, frame, result, policy)
     except DefectError as error:
-        result.defects.append(DefectLine(error.kind, str(error)))
+        result.defects.append(DefectLine(error.kind, error.told(None)))
         return
     if seen != clip.count:
         remedy = "import the video again, and check that masks still carry the right frame numbers"

@@ -244,8 +244,8 @@ def _stray(path: Path, packed: UInt32[np.ndarray, "N"], labels: UInt8[np.ndarray
     most = int(values[counts.argmax()])
     color = f"{most >> 16},{most >> 8 & 255},{most & 255}"
     more = f" and {len(values) - 1} other colours" if len(values) > 1 else ""
-    remedy = "add it to the classes or ignore_colors of dataset.toml, or read it as 255 with policy ignore"
-    error = StrayValuesError(path, "unknown_color", f"colour {color} ({counts.max()} pixels){more} stands for no class", remedy)
+    remedy = "add it to the classes or ignore_colors of dataset.toml"
+    error = StrayValuesError(path, "unknown_color", f"colour {color} ({counts.max()} pixels){more} stands for no class", remedy, "ignore")
     error.labels = labels
     return error
 

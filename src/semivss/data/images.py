@@ -15,9 +15,9 @@ from semivss.errors import DefectError
 MAX_PIXELS = 100_000_000
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
-_REMAKE = "copy the file again from its source, or leave it out with policy skip"
-_INDEX = "write class ids as an 8-bit grey or palette PNG, or bring colour masks in through `semivss data import`"
-_GREY, _RGB, _PALETTE, _RGBA = 0, 2, 3, 6  # colour types in a PNG's header
+_REMAKE = "copy the file again from its source"
+_INDEX = "write class ids as an 8-bit grey or palette PNG"
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6  # colour types in a PNG's header
 
 
 def read_frame(path: Path) -> UInt8[np.ndarray, "H W 3"]:
@@ -34,7 +34,7 @@ def read_frame(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         _check_png(data, path)
     image = _open(data, path)
     if data.startswith(_JPEG) and not _jpeg_ends(data):  # a tail of zeros, or none: decoders fill in grey without a word
-        raise DefectError(path, "truncated", "the JPEG is cut short (no end marker)", _REMAKE)
+        raise DefectError(path, "truncated", "the JPEG is cut short (no end marker)", _REMAKE, "skip")
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling
         values = np.asarray(image).astype(np.uint32)
         return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)
@@ -44,17 +44,22 @@ def read_frame(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 def read_mask(path: Path) -> UInt8[np.ndarray, "H W"]:
     """The values of an index PNG as stored: grey levels of a grey picture, palette positions of a palette picture.
 
+    Transparency that is the same everywhere says nothing and is dropped.
+
     The checksum of every chunk is compared, which Pillow does not do for the picture data: a flipped bit is an error, not another class.
 
     Raises:
-        DefectError: kind missing_file, zero_byte, truncated, corrupt_png, wrong_type, too_large, mask_16bit or mask_rgb.
+        DefectError: kind missing_file, zero_byte, truncated, corrupt_png, wrong_type, too_large, mask_16bit, mask_rgb or mask_alpha.
     """
     path = Path(path)
     data = _png(path)
     depth, kind = data[24], data[25]  # bit depth and colour type of the header chunk
-    if kind not in (_GREY, _PALETTE):
-        raise DefectError(path, "mask_rgb", "the mask is a colour picture, not class ids", _INDEX)
+    if kind not in (_GREY, _PALETTE, _GREY_ALPHA):
+        remedy = f"{_INDEX}, or bring colour masks in through `semivss data import`"
+        raise DefectError(path, "mask_rgb", "the mask is a colour picture, not class ids", remedy)
     image = _open(data, path)
+    if kind == _GREY_ALPHA:
+        return _without_alpha(image, depth, path)
     if depth == 16:
         return _narrow(np.asarray(image), path)
     if kind == _GREY and depth < 8:  # Pillow spreads 1, 2 and 4-bit grey levels over 0..255
@@ -87,7 +92,7 @@ def read_codes(path: Path) -> UInt16[np.ndarray, "H W"]:
     path = Path(path)
     data = _png(path)
     if (data[24], data[25]) != (16, _GREY):
-        raise DefectError(path, "not_16bit", "not a 16-bit grey picture, as entropy maps are", _REMAKE)
+        raise DefectError(path, "not_16bit", "not a 16-bit grey picture, as entropy maps are", _REMAKE, "skip")
     return np.asarray(_open(data, path)).astype(np.uint16)
 
 
@@ -98,6 +103,15 @@ def _png(path: Path) -> bytes:
         raise DefectError(path, *_not_a_png(data))
     _check_png(data, path)
     return data
+
+
+def _without_alpha(image: Image.Image, depth: int, path: Path) -> UInt8[np.ndarray, "H W"]:
+    if depth == 16:  # Pillow keeps the upper 8 bits only
+        raise DefectError(path, "mask_16bit", "the mask is 16-bit with transparency", "write ids below 256 as an 8-bit PNG")
+    values = np.asarray(image)
+    if np.ptp(values[..., 1]):
+        raise DefectError(path, "mask_alpha", "the mask is transparent in parts, which stands for no class", f"{_INDEX} without alpha")
+    return np.ascontiguousarray(values[..., 0])
 
 
 def _narrow(values: np.ndarray, path: Path) -> UInt8[np.ndarray, "H W"]:
@@ -113,13 +127,11 @@ def _bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise DefectError(path, "missing_file", "the file is gone", "restore it, or leave it out with policy skip") from error
+        raise DefectError(path, "missing_file", "the file is gone", "restore it", "skip") from error
     except OSError as error:
-        raise DefectError(
-            path, "unreadable", f"cannot be read ({error.strerror})", "check its permissions, or leave it out with policy skip"
-        ) from error
+        raise DefectError(path, "unreadable", f"cannot be read ({error.strerror})", "check its permissions", "skip") from error
     if not data:
-        raise DefectError(path, "zero_byte", "the file is empty (0 bytes)", _REMAKE)
+        raise DefectError(path, "zero_byte", "the file is empty (0 bytes)", _REMAKE, "skip")
     return data
 
 
@@ -140,9 +152,9 @@ def _open(data: bytes, path: Path) -> Image.Image:
         raise DefectError(path, "too_large", f"more than {MAX_PIXELS // 10**6} million pixels", "make it smaller") from error
     except UnidentifiedImageError as error:
         kind = ("truncated", "the picture ends in its header") if _pictures_start(data) else ("wrong_type", "no picture in a known format")
-        raise DefectError(path, *kind, _REMAKE) from error
+        raise DefectError(path, *kind, _REMAKE, "skip") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
-        raise DefectError(path, "truncated", f"the picture is damaged or cut short ({str(error)[:80]})", _REMAKE) from error
+        raise DefectError(path, "truncated", f"the picture is damaged or cut short ({str(error)[:80]})", _REMAKE, "skip") from error
     return image
 
 
@@ -174,13 +186,13 @@ def _check_png(data: bytes, path: Path) -> None:
     view, position = memoryview(data), len(_SIGNATURE)
     while True:
         if position + 12 > len(data):
-            raise DefectError(path, "truncated", "the PNG is cut short", _REMAKE)
+            raise DefectError(path, "truncated", "the PNG is cut short", _REMAKE, "skip")
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
         if end + 4 > len(data):
-            raise DefectError(path, "truncated", "the PNG is cut short", _REMAKE)
+            raise DefectError(path, "truncated", "the PNG is cut short", _REMAKE, "skip")
         if position == len(_SIGNATURE) and (name != b"IHDR" or length != 13):
-            raise DefectError(path, "corrupt_png", "the PNG does not begin with its header", _REMAKE)
+            raise DefectError(path, "corrupt_png", "the PNG does not begin with its header", _REMAKE, "skip")
         if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             raise DefectError(
                 path, "corrupt_png", f"checksum of PNG chunk {name.decode('latin-1')!r} is wrong, the content is damaged", _REMAKE

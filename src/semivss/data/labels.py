@@ -80,8 +80,8 @@ def _stray(
     value = int(counts.argmax())
     others = int((counts > 0).sum()) - 1
     more = f" and {others} other value{'s' * (others > 1)}" if others else ""
-    remedy = "correct the mask or its class list, or read it as 255 with policy ignore"
-    error = StrayValuesError(path, "unknown_id", f"mask value {value} ({counts[value]} pixels){more} stands for no class", remedy)
+    remedy = "correct the mask or its class list"
+    error = StrayValuesError(path, "unknown_id", f"mask value {value} ({counts[value]} pixels){more} stands for no class", remedy, "ignore")
     error.labels = labels
     return error
 

@@ -87,9 +87,7 @@ def _size_error(clip: Clip, index: int, frame: UInt8[np.ndarray, "H W 3"], label
     masks = getattr(clip, "masks", None)  # clips made of files know the mask's path
     where = masks[index] if masks else f"{clip.name}/{clip.stems[index]}"
     detail = f"mask is {labels.shape[1]}x{labels.shape[0]}, its frame {frame.shape[1]}x{frame.shape[0]}"
-    return DefectError(
-        where, "size_mismatch", detail, "make the mask again at the frame's size (nearest neighbour), or leave it out with policy skip"
-    )
+    return DefectError(where, "size_mismatch", detail, "make the mask again at the frame's size (nearest neighbour)", "skip")
 
 
 class DefectCounter:

@@ -147,7 +147,8 @@ class PanopticReader:
                 path,
                 "unknown_id",
                 f"segment {pixels[~found][0]} ({(~found).sum()} pixels without a segment) is not in the panoptic JSON file",
-                "use masks and JSON of one release, or read such pixels as 255 with policy ignore",
+                "use masks and JSON of one release",
+                "ignore",
             )
             error.labels = labels
             raise error
