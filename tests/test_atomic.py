@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from semivss.atomic import atomic_bytes, atomic_file, atomic_json, atomic_set, newest
+from semivss.atomic import atomic_bytes, atomic_file, atomic_json, atomic_set, demand_folder, newest
 from semivss.errors import SemivssError
 
 
@@ -140,3 +140,14 @@ def test_a_set_that_meets_a_full_disk_keeps_the_old_files(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert content(tmp_path) == (b"old",) * 3
     assert sorted(names(tmp_path)) == ["a", "b", "c"]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch):
+    demand_folder(tmp_path / "new" / "deep")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SemivssError, match=r"file: a file, not a folder; choose another folder with --out"):
+        demand_folder(tmp_path / "file" / "deep")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # the tests may run as root, who may write anywhere
+    with pytest.raises(SemivssError, match=r"permission denied"):
+        demand_folder(tmp_path / "new")

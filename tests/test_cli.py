@@ -1,5 +1,6 @@
 """The command line from outside: help without torch, one line and exit code 2 for mistakes, 130 for Ctrl-C."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -42,6 +43,46 @@ def test_mistakes_in_recipes_answer_without_torch(tmp_path):
     recipe.write_text('name = "x"\n[[data.train]]\nkind = "toy"\n[train]\nstepz = 3\n')
     assert "did you mean 'steps'" in fails("train", recipe)
     assert "cannot read" in fails("train", tmp_path / "none.toml")
+
+
+MISTAKES = """
+import json, sys
+from semivss.cli import main
+for words in json.loads(sys.argv.pop()):
+    sys.argv = ["semivss", *words]
+    try:
+        main()
+    except SystemExit as left:
+        print(left.code, flush=True)
+heavy = {"torch", "transformers", "timm", "av", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_wrong_paths_are_told_before_torch_is_loaded(tmp_path):
+    recipe, file, run, new = (tmp_path / name for name in ("own.toml", "file", "run", "new"))
+    recipe.write_text('[[data.train]]\nkind = "folder"\npath = "$SEMIVSS_NOT_SET"\n')
+    file.write_text("")
+    (run / "student" / "model").mkdir(parents=True)
+    (run / "student" / "model" / "config.json").write_text("{}")
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    mistakes = {
+        ("train", recipe, "--out", new): "data path $SEMIVSS_NOT_SET: the variable is not set",
+        ("run", recipe, "--out", new): "data path $SEMIVSS_NOT_SET: the variable is not set",
+        ("train", recipe, "--out", new, "-o", f"data.train.0.path={tmp_path / 'gone'}"): f"{tmp_path / 'gone'}: no such file or folder",
+        ("train", recipe, "--out", file): f"{file}: cannot write there",
+        ("predict", run, tmp_path / "gone.mp4"): f"{tmp_path / 'gone.mp4'}: no such file or folder",
+        ("predict", run, frames, "--out", file): f"{file}: a file, not a folder",
+        ("pseudo-label", run, frames, "--out", file / "deep" / "er"): f"{file}: a file, not a folder",
+        ("predict", tmp_path / "gone", frames): f"{tmp_path / 'gone'}: no model there",
+    }
+    words = json.dumps([[str(word) for word in line] for line in mistakes])
+    done = subprocess.run([sys.executable, "-c", MISTAKES, words], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2"] * len(mistakes)
+    for line, expected in zip(done.stderr.splitlines(), mistakes.values(), strict=True):
+        assert line.startswith(f"semivss: {expected}")
 
 
 def test_words_that_make_no_sense(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 
 from semivss import layout
 from semivss.atomic import atomic_bytes, atomic_json
-from semivss.data.source import open_source
+from semivss.data.source import demand_folders, open_source
 from semivss.hashes import model_hash, split_hash
 from semivss.lock import locked
 from semivss.metrics.score import Missing
@@ -19,6 +19,7 @@ from semivss.metrics.scores import Scores
 from semivss.plan import STAGES, Step, plan, predictions
 from semivss.progress import say
 from semivss.recipe import Recipe, dump_recipe, evaluation_sets, load_recipe
+from semivss.settings import Source
 from semivss.stage import is_main_process, versions
 
 
@@ -79,9 +80,18 @@ def execute(step: Step, out: Path, recipe: Recipe, *, again: bool = False, redo:
         stage.clear()
     if stage.is_done(again):
         return
+    demand_folders(_read_by(step, recipe))
     _keep_recipe(recipe, out)
     step.make()
     stage.finish()
+
+
+def _read_by(step: Step, recipe: Recipe) -> list[Source]:
+    """The data sets that a step reads, and perhaps some that a later one reads."""
+    if step.name == "predict":
+        return list(evaluation_sets(recipe).values())
+    data = recipe.data
+    return [*data.train, *(data.unlabelled if recipe.semi else ()), *([data.val] if data.val else ())]
 
 
 def forecast(steps: Sequence[Step], start: str | None) -> None:

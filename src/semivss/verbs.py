@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from semivss.atomic import atomic_json, newest
+from semivss.atomic import atomic_json, demand_folder, newest
 from semivss.data.policy import DefectCounter, Policy
 from semivss.data.source import open_source
-from semivss.errors import SemivssError
+from semivss.errors import DataError, SemivssError
 from semivss.hashes import split_hash
 from semivss.metrics.score import Missing
 from semivss.progress import say
@@ -26,6 +26,7 @@ def predict_paths(
     policy: Policy = "strict",
 ) -> None:
     """Segment a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
+    demand_words(models, source, out)
     from semivss.infer.inputs import open_inputs
     from semivss.infer.predict import predict
     from semivss.models.segmenter import Segmenter
@@ -47,6 +48,7 @@ def pseudo_label_paths(
     policy: Policy = "strict",
 ) -> None:
     """Label a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
+    demand_words(models, source, out)
     from semivss.infer.inputs import open_inputs
     from semivss.infer.pseudo import pseudo_label
     from semivss.models.segmenter import Segmenter
@@ -124,6 +126,16 @@ def submit_paths(predictions: Path, frames: Path, out: Path, *, split: str) -> N
     dataset = open_source(Source(kind="vspw", path=str(frames), split=split), "strict")
     submit(predictions, dataset, out)
     say(f"submission: {out}")
+
+
+def demand_words(models: Sequence[Path], source: Path | Sequence[Path], out: Path) -> None:
+    """Raise SemivssError if a model or input is not there or `out` cannot be written, before torch is loaded for them."""
+    for path in models:
+        model_folder(path)
+    for path in [source] if isinstance(source, Path) else source:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder; give a data set, a folder of frames or a video")
+    demand_folder(out)
 
 
 def models_and_inputs(words: Sequence[Path]) -> tuple[list[Path], list[Path]]:

@@ -1,5 +1,6 @@
 """A data section of a recipe in, an opened data set out: the one place that maps `kind` to a reader."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from semivss.data.policy import Policy
 from semivss.errors import DataError
 from semivss.settings import Source
 
-__all__ = ["FileClip", "RemappedClip", "UnlabelledClip", "open_source", "remapped", "without_labels"]
+__all__ = ["FileClip", "RemappedClip", "UnlabelledClip", "demand_folders", "open_source", "remapped", "without_labels"]
 
 
 def open_source(source: Source, policy: Policy = "strict", *, labels: bool = True) -> VideoDataset:
@@ -27,6 +28,17 @@ def open_source(source: Source, policy: Policy = "strict", *, labels: bool = Tru
     """
     dataset = _open(source, policy)
     return dataset if labels else without_labels(dataset)
+
+
+def demand_folders(sources: Iterable[Source]) -> None:
+    """Look whether the data sets of a recipe are there, before anything slow begins.
+
+    Raises:
+        RecipeError: a variable in a path is not set. DataError: a path does not exist.
+    """
+    for source in sources:
+        if source.kind != "toy" and not source.folder().exists():
+            raise DataError(f"{source.folder()}: no such file or folder; mend the data path of the recipe, or override it with -o")
 
 
 def _open(source: Source, policy: Policy) -> VideoDataset:
