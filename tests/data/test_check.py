@@ -110,6 +110,17 @@ def test_a_video_in_two_splits_is_noted(tmp_path):
     assert check(root).warnings == ("video train_1 is in train and in val",)
 
 
+@pytest.mark.parametrize(
+    ("val", "count"), [('["b"]', 0), ('["a/0001", "b"]', 1), ('"all"', 2)], ids=["apart", "a frame in both", "a video in both"]
+)
+def test_frames_in_two_splits_of_own_data_are_a_warning(own, tmp_path, capsys, val, count):
+    text = (own / "dataset.toml").read_text()
+    (own / "dataset.toml").write_text(text.replace('train = "all"', f'train = ["a"]\nval = {val}'))
+    assert run_check(own, out=tmp_path / "look.png") == 0
+    warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert [line.split(",")[0] for line in warned] == [f"warning: {count} frames are in train and in val"] * bool(count)
+
+
 @pytest.mark.parametrize(("ignored", "warned"), [(11, True), (10, False)])
 def test_labels_that_are_mostly_ignored_are_a_warning_and_no_error(tmp_path, capsys, ignored, warned):
     root = write_own(tmp_path / "own")

@@ -3,7 +3,8 @@
 Everything is read once. The table and the picture that show it are in `check_view`.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +84,20 @@ def check(path: Path, *, split: str | None = None, kind: str = "auto", policy: P
         return CheckResult(path, "video", (_check_split("video", _video_dataset(path), policy),))
     found = detect_kind(path) if kind == "auto" else kind
     names = (split,) if split else splits_of(path, found)
-    results = []
+    results, frames = [], {}
     for name in names:
         source = Source.model_validate({"kind": found, "path": str(path.resolve()), "split": name})
-        results.append(_check_split(name, open_source(source, "ignore"), policy))
-    warnings = (*shared_videos(path, found, names), *_mostly_ignored(results))
+        dataset = open_source(source, "ignore")
+        results.append(_check_split(name, dataset, policy))
+        frames[name] = {f"{clip.name}/{stem}" for clip in dataset.clips for stem in clip.stems} if found == "folder" else set()
+    warnings = (*shared_videos(path, found, names), *_shared_frames(frames), *_mostly_ignored(results))
     return CheckResult(path, found, tuple(results), tuple(other_kinds(path, found)), warnings)
+
+
+def _shared_frames(splits: Mapping[str, set[str]]) -> Iterator[str]:
+    for first, second in itertools.combinations(splits, 2):
+        if shared := splits[first] & splits[second]:
+            yield f"{len(shared)} frames are in {first} and in {second}, such as {min(shared)}; scores of one say nothing about new video"
 
 
 def _mostly_ignored(splits: Sequence[SplitResult]) -> Iterator[str]:
