@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from semivss.settings import Views
+from semivss.verbs import views_hint
+
 
 def semivss(*words: object, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -83,6 +86,19 @@ def test_wrong_paths_are_told_before_torch_is_loaded(tmp_path):
     assert done.stdout.split() == ["2"] * len(mistakes)
     for line, expected in zip(done.stderr.splitlines(), mistakes.values(), strict=True):
         assert line.startswith(f"semivss: {expected}")
+
+
+def test_predict_says_how_to_get_the_views_of_the_run(tmp_path):
+    assert views_hint([tmp_path], Views()) is None  # a bare model folder
+    toml = '[[data.train]]\nkind = "toy"\n[predict.views]\nscales = [0.75, 1, 1.25]\nflip = true\ncrop = [96, 128]\n'
+    (tmp_path / "recipe.toml").write_text(toml)
+    hint = views_hint([tmp_path], Views())
+    assert hint == f"1 view a frame; the recipe of {tmp_path} has 6: --scales 0.75,1,1.25 --flip --crop 96x128"
+    assert views_hint([tmp_path], Views(flip=True)) is None
+    (tmp_path / "recipe.toml").write_text('[[data.train]]\nkind = "toy"\n')
+    assert views_hint([tmp_path], Views()) is None
+    (tmp_path / "recipe.toml").write_text("of = 'another version'")
+    assert views_hint([tmp_path], Views()) is None
 
 
 def test_words_that_make_no_sense(tmp_path):

@@ -7,11 +7,12 @@ from pathlib import Path
 from semivss.atomic import atomic_json, demand_folder, newest
 from semivss.data.policy import DefectCounter, Policy
 from semivss.data.source import open_source
-from semivss.errors import DataError, SemivssError
+from semivss.errors import DataError, RecipeError, SemivssError
 from semivss.hashes import split_hash
 from semivss.metrics.score import Missing
 from semivss.progress import say
-from semivss.settings import Predict, PseudoLabels, Score, Source
+from semivss.recipe import load_recipe
+from semivss.settings import Predict, PseudoLabels, Score, Source, Views
 from semivss.stage import versions
 
 
@@ -27,6 +28,8 @@ def predict_paths(
 ) -> None:
     """Segment a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
     demand_words(models, source, out)
+    if hint := views_hint(models, settings.views):
+        say(hint)
     from semivss.infer.inputs import open_inputs
     from semivss.infer.predict import predict
     from semivss.models.segmenter import Segmenter
@@ -136,6 +139,22 @@ def demand_words(models: Sequence[Path], source: Path | Sequence[Path], out: Pat
         if not path.exists():
             raise DataError(f"{path}: no such file or folder; give a data set, a folder of frames or a video")
     demand_folder(out)
+
+
+def views_hint(models: Sequence[Path], views: Views) -> str | None:
+    """How to get the views of the recipe of the first run folder among `models`, where `views` are the single one of the default."""
+    recipes = [path / "recipe.toml" for path in models if (path / "recipe.toml").is_file()]
+    if not recipes or views != Views():
+        return None
+    try:
+        theirs = load_recipe(recipes[0]).predict.views
+    except RecipeError:  # of another version; the model is good all the same
+        return None
+    sizes = {name: size for name in ("crop", "stride", "base") if (size := getattr(theirs, name)) is not None}
+    words = ["--scales " + ",".join(f"{scale:g}" for scale in theirs.scales), *(["--flip"] if theirs.flip else [])]
+    words += [f"--{name} {height}x{width}" for name, (height, width) in sizes.items()]
+    count = len(theirs.scales) * (1 + theirs.flip)
+    return f"1 view a frame; the recipe of {recipes[0].parent} has {count}: {' '.join(words)}" if theirs != views else None
 
 
 def models_and_inputs(words: Sequence[Path]) -> tuple[list[Path], list[Path]]:
