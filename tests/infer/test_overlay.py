@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from semivss.data.labels import LabelSet, vspw124
+from semivss.data.labels import LabelSet, label_set, vspw124
 from semivss.data.palette import blend, colorize
 from semivss.infer.overlay import classes_present, compose, fit, legend, overlay, side_by_side
 
@@ -26,7 +26,7 @@ def test_the_legend_shows_the_colours_of_the_classes_present(size: tuple[int, in
     picture = overlay(frame, labels, classes)
     strip = picture[size[0] :]
     assert picture.shape[1] == size[1]
-    assert 0.04 < len(strip) / size[0] < 0.25
+    assert 0.04 < len(strip) / size[0] < 0.3
     for index, seen in ((3, True), (60, True), (100, False)):
         assert (strip == classes.colors[index]).all(2).any() == seen
     assert np.array_equal(picture[: size[0]], blend(frame, labels, classes.colors))
@@ -51,7 +51,19 @@ def test_classes_that_do_not_fit_are_counted_and_the_height_does_not_depend_on_t
     few, many = legend(320, 11, [1, 2], classes), legend(320, 11, list(range(10, 50)), classes)
     assert few.shape == many.shape
     drawn = [index for index in range(10, 50) if (many == classes.colors[index]).all(2).sum() >= 81]
-    assert drawn == list(range(10, 18))  # nine places, the last one says "+32"
+    assert drawn == list(range(10, 21))  # twelve places, the last one says "+29"
+
+
+@pytest.mark.parametrize("width", [320, 640, 853])
+def test_a_set_of_twelve_classes_is_shown_whole(width: int) -> None:
+    classes = label_set("camvid11")
+    twelve = LabelSet("own", (*classes.names, "other"), (*classes.colors, (1, 2, 3)), (False,) * 12)
+    strip = legend(width, 11, list(range(12)), twelve)
+    assert [index for index in range(12) if (strip == twelve.colors[index]).all(2).sum() < 81] == []
+
+
+def test_the_strip_is_no_higher_than_its_classes_need() -> None:
+    assert len(legend(320, 11, [0, 1], TWO)) < 30
 
 
 def test_a_small_frame_is_enlarged_and_another_size_is_fitted_in() -> None:

@@ -68,9 +68,9 @@ def legend(width: int, text: int, classes: Sequence[int], label_set: LabelSet) -
     What does not fit is counted ("+3"). Entries stand in the order of their ids, so that they move little from frame to frame.
     """
     columns = max(1, width // (9 * text))
-    slots = columns * _rows(width, text)
+    slots = columns * _rows(width, text, len(label_set))
     shown = sorted(classes[:slots] if len(classes) <= slots else classes[: slots - 1])
-    strip = Image.new("RGB", (width, legend_height(width, text)), (20, 20, 20))
+    strip = Image.new("RGB", (width, legend_height(width, text, len(label_set))), (20, 20, 20))
     draw = ImageDraw.Draw(strip)
     for position, index in enumerate(shown):
         _entry(draw, _corner(position, columns, width, text), width // columns, text, label_set.names[index], label_set.colors[index])
@@ -80,13 +80,14 @@ def legend(width: int, text: int, classes: Sequence[int], label_set: LabelSet) -
     return np.asarray(strip)
 
 
-def legend_height(width: int, text: int) -> int:
-    """Pixels of the strip; the same for all frames, which keeps a video at one size."""
-    return _rows(width, text) * _line(text) + text // 2
+def legend_height(width: int, text: int, classes: int) -> int:
+    """Pixels of the strip for a set of `classes`; the same for all frames, which keeps a video at one size."""
+    return _rows(width, text, classes) * _line(text) + text // 2
 
 
-def _rows(width: int, text: int) -> int:
-    return 3 if width < 50 * text else 2
+def _rows(width: int, text: int, classes: int) -> int:
+    """As many as all classes need, up to 4 under a narrow picture and 3 under a wide one."""
+    return min(-(-classes // max(1, width // (9 * text))), 4 if width < 50 * text else 3)
 
 
 def _with_legend(picture: Picture, labels: UInt8[np.ndarray, "H W"], label_set: LabelSet) -> Picture:
