@@ -69,6 +69,17 @@ def test_unreadable_and_broken_files(tmp_path):
         load_recipe(tmp_path / "b.toml")
 
 
+def test_the_toy_world_is_shown_of_toy_sources_only(tmp_path):
+    folder = "kind = 'folder'\npath = 'x'\n"
+    recipe = load_recipe(
+        write(tmp_path, f"{MINIMAL}[[data.train]]\n{folder}[data.val]\n{folder}[[data.test]]\n{folder}toy = {{ seed = 3 }}\n")
+    )
+    text = dump_recipe(recipe)
+    assert "[data.val.toy]" not in text
+    assert text.count("clips = 48") == 2  # of the toy source, and of the one that sets a seed
+    assert load_recipe(write(tmp_path, text)) == recipe
+
+
 def test_an_override_of_nothing_takes_a_key_out(tmp_path):
     text = MINIMAL + "[data.val]\nkind = 'toy'\n[train]\nsteps = 7\n"
     assert load_recipe(write(tmp_path, text)).data.val is not None

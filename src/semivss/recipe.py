@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from pydantic_core import to_json
 
 from semivss.errors import RecipeError
-from semivss.settings import Data, Model, Predict, PseudoLabels, Score, Section, Semi, Settings, Source, Teacher, Train
+from semivss.settings import Data, Model, Predict, PseudoLabels, Score, Section, Semi, Settings, Source, Teacher, Toy, Train
 
 # Settings that change no weight of the model they train: a run may go on with other ones.
 FREE: dict[str, Any] = {
@@ -89,10 +89,15 @@ def evaluation_sets(recipe: Recipe) -> dict[str, Source]:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as TOML; reading it back gives the same recipe."""
+    """The resolved recipe as TOML, without the toy world of sources that are none; reading it back gives the same recipe."""
     import tomli_w
 
-    return tomli_w.dumps(_without_none(recipe.model_dump(mode="json")))
+    tree = _without_none(recipe.model_dump(mode="json"))
+    data = tree["data"]
+    for source in [*data["train"], *data["unlabelled"], *data["test"], *([data["val"]] if "val" in data else [])]:
+        if source["kind"] != "toy" and Toy.model_validate(source["toy"]) == Toy():
+            del source["toy"]
+    return tomli_w.dumps(tree)
 
 
 def _without_none(value: Any) -> Any:
