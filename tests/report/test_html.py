@@ -12,6 +12,7 @@ from semivss.data.source import open_source
 from semivss.errors import DataError
 from semivss.metrics.score import score_folder
 from semivss.metrics.scores import Scores, percent
+from semivss.recipe import dump_recipe
 from semivss.report.html import write_report
 
 from .conftest import Run, finish, make_run
@@ -124,6 +125,16 @@ def test_what_a_run_lacks_is_left_out_with_a_note(finished, removed, note):
     assert note in page.text
     assert ("no model in this run" in page.text) == (removed == "student")
     assert ("entropy" in re.findall(r"<figcaption>(\w+)</figcaption>", page.source)) == (removed == "student")
+
+
+def test_empty_sections_name_the_command_that_fills_them(finished):
+    run = finished.folder
+    (run / "scores.json").unlink()
+    command = f"semivss run {run}/recipe.toml --out {run} fills this in."
+    assert Page(write_report(run)).text.count(command) == 5
+    bare = finished.recipe.model_copy(update={"data": finished.recipe.data.model_copy(update={"val": None, "test": ()})})
+    (run / "recipe.toml").write_text(dump_recipe(bare))
+    assert Page(write_report(run)).text.count(f"add data with masks as [[data.test]] to {run}/recipe.toml, then {command}") == 5
 
 
 def test_numbers_are_shown_where_the_data_has_moved(finished, monkeypatch):

@@ -72,6 +72,8 @@ def write_report(run: Path) -> Path:
         for name in track(scored, "report", total=len(scored), unit="sets")
     ]
     page = _render(
+        run=run.as_posix(),
+        measurable=bool(sets),
         recipe=recipe,
         recipe_text=(run / "recipe.toml").read_text(encoding="utf-8"),
         sections=sections,
