@@ -18,8 +18,8 @@ from semivss.data.source import open_source
 from semivss.infer.stream import stream_distribution
 from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
-from semivss.pipeline import demo_recipe
-from semivss.recipe import Recipe
+from semivss.pipeline import shipped_recipes
+from semivss.recipe import Recipe, load_recipe
 from semivss.train.loop import train
 
 FEW = 4
@@ -42,7 +42,9 @@ def main() -> None:
 def measure(labelled: int | None, seed: int, quick: bool) -> float:
     """Test mIoU in percent after training with `labelled` clips (none = all)."""
     overrides = [f"train.seed={seed}", "data.val.toy.clips=1", "train.evaluate_every=100000", *(QUICK if quick else [])]
-    recipe = demo_recipe(overrides + ([f"data.train.0.toy.labelled_clips={labelled}"] if labelled else []))
+    recipe = load_recipe(
+        shipped_recipes() / "toy_labelled.toml", overrides + ([f"data.train.0.toy.labelled_clips={labelled}"] if labelled else [])
+    )
     with tempfile.TemporaryDirectory() as folder:
         before = time.process_time()
         train(recipe, Path(folder))

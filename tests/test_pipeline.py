@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from semivss.errors import SemivssError
-from semivss.pipeline import demo_recipe, predict_stage, run, score_stage, train_stage
+from semivss.pipeline import demo_recipe, predict_stage, run, score_stage, shipped_recipes, train_stage
+from semivss.recipe import Recipe, load_recipe
 from semivss.stage import Stage
 from semivss.verbs import model_folder, models_and_inputs
 
@@ -27,10 +28,15 @@ SMALL = [
 ]
 
 
+def small_recipe(overrides: list[str]) -> Recipe:
+    """The supervised recipe of the toy world."""
+    return load_recipe(shipped_recipes() / "toy_labelled.toml", overrides)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run") / "demo"
-    run(demo_recipe(SMALL), out)
+    run(small_recipe(SMALL), out)
     return out
 
 
@@ -41,45 +47,58 @@ def test_run_writes_every_stage(finished):
     assert len(list((finished / "predictions/test").glob("*.mp4"))) == 1
 
 
+def test_the_demo_goes_through_the_whole_method(tmp_path):
+    more = [f"semi.{setting}" for setting in SMALL[:5]] + [
+        "semi.unlabelled_batch=2",
+        "data.unlabelled.0.toy={clips=2, frames=2, size=[60, 80]}",
+    ]
+    run(demo_recipe([*SMALL, *more]), tmp_path)
+    assert {"teacher", "student", "retrained", "predictions", "compare", "report"} <= {path.name for path in tmp_path.iterdir()}
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert list(scores["comparison"]) == ["teacher", "student", "retrained", "ensemble"]
+    assert scores["comparison"]["ensemble"]["test"]["miou"] == scores["test"]["miou"]
+    assert "ensemble" in (tmp_path / "report/index.html").read_text()
+
+
 def test_scores_carry_what_made_them(finished):
     scores = json.loads((finished / "scores.json").read_text())
     assert {"val", "test", "provenance"} == scores.keys()
     assert 0 <= scores["val"]["miou"] <= 1
     assert scores["val"]["split_hash"] != scores["test"]["split_hash"]
     assert {"recipe", "seed", "models", "versions"} == scores["provenance"].keys()
-    assert scores["provenance"]["recipe"] == demo_recipe(SMALL).digest()
+    assert scores["provenance"]["recipe"] == small_recipe(SMALL).digest()
 
 
 def test_second_run_skips_training_and_prediction(finished):
     files = [finished / "student/model/model.safetensors", *(finished / "predictions").rglob("*.png")]
     before = [path.stat().st_mtime_ns for path in files]
-    run(demo_recipe(SMALL), finished)
+    run(small_recipe(SMALL), finished)
     assert [path.stat().st_mtime_ns for path in files] == before
 
 
 def test_other_settings_are_named_and_not_used_silently(finished):
     with pytest.raises(SemivssError, match=r"train\.lr: 0\.\d+ -> 0\.5.*--again") as caught:
-        train_stage(demo_recipe([*SMALL, "train.lr=0.5"]), finished)
+        train_stage(small_recipe([*SMALL, "train.lr=0.5"]), finished)
     assert "\n" not in str(caught.value)
 
 
 def test_settings_that_change_no_weight_keep_the_trained_model(finished):
     before = (finished / "student/model/model.safetensors").stat().st_mtime_ns
-    train_stage(demo_recipe([*SMALL, "data.workers=1", "data.cache_mb=1", "data.test.0.toy.clips=2"]), finished)
+    train_stage(small_recipe([*SMALL, "data.workers=1", "data.cache_mb=1", "data.test.0.toy.clips=2"]), finished)
     assert (finished / "student/model/model.safetensors").stat().st_mtime_ns == before
 
 
 def test_a_stage_that_failed_before_it_wrote_anything_takes_other_settings(tmp_path):
     with pytest.raises(SemivssError, match="nowhere"):
-        train_stage(demo_recipe([*SMALL, "data.val.kind=vspw", "data.val.path=nowhere"]), tmp_path)
-    train_stage(demo_recipe(SMALL), tmp_path)
+        train_stage(small_recipe([*SMALL, "data.val.kind=vspw", "data.val.path=nowhere"]), tmp_path)
+    train_stage(small_recipe(SMALL), tmp_path)
     with pytest.raises(SemivssError, match="--again"):
-        train_stage(demo_recipe([*SMALL, "train.seed=1"]), tmp_path)
-    train_stage(demo_recipe([*SMALL, "train.seed=1"]), tmp_path, again=True)
+        train_stage(small_recipe([*SMALL, "train.seed=1"]), tmp_path)
+    train_stage(small_recipe([*SMALL, "train.seed=1"]), tmp_path, again=True)
 
 
 def test_other_views_redo_only_the_prediction_when_asked(finished, tmp_path):
-    recipe = demo_recipe([*SMALL, "predict.views.scales=[1.0]", "predict.views.flip=false", "predict.overlay=none"])
+    recipe = small_recipe([*SMALL, "predict.views.scales=[1.0]", "predict.views.flip=false", "predict.overlay=none"])
     weights = (finished / "student/model/model.safetensors").stat().st_mtime_ns
     with pytest.raises(SemivssError, match=r"predict val.*views\.flip"):
         predict_stage(recipe, finished)
@@ -93,8 +112,8 @@ def test_a_frame_that_prediction_had_to_leave_out_counts_as_wrong(finished, tmp_
     shutil.copytree(finished, tmp_path / "run")
     next((tmp_path / "run/predictions/val").glob("1000_*/*1.png")).unlink()
     with pytest.raises(SemivssError, match="1 of 3 predictions are missing"):
-        score_stage(demo_recipe(SMALL), tmp_path / "run")
-    score_stage(demo_recipe([*SMALL, "data.policy=skip"]), tmp_path / "run")
+        score_stage(small_recipe(SMALL), tmp_path / "run")
+    score_stage(small_recipe([*SMALL, "data.policy=skip"]), tmp_path / "run")
     assert len(json.loads((tmp_path / "run/scores.json").read_text())["val"]["missing"]) == 1
 
 
@@ -134,7 +153,7 @@ def test_the_other_processes_of_a_run_leave_after_training(tmp_path, monkeypatch
     monkeypatch.setenv("RANK", "1")
     trained = []
     monkeypatch.setattr("semivss.train.loop.train", lambda recipe, out: trained.append(out))
-    run(demo_recipe(SMALL), tmp_path / "run")  # the prediction would miss the model
+    run(small_recipe(SMALL), tmp_path / "run")  # the prediction would miss the model
     assert trained == [tmp_path / "run" / "student"]
     assert not (tmp_path / "run").exists()
 
@@ -176,8 +195,6 @@ def test_commands_work_on_what_a_run_left(finished, tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_recipe_trains_two_steps(path, tmp_path):
-    from semivss.recipe import load_recipe
-
     overrides = [
         "train.steps=2",
         "train.batch=2",

@@ -275,7 +275,8 @@ class Contrast(Settings):
 class Strong(Settings):
     """What the student sees of an unlabelled crop beyond the change of light of `data.augment`, which it gets as well."""
 
-    views: Literal[1, 2] = 1  # 2: two strong views of each crop, features dropped complementarily (UniMatch V2)
+    views: Literal[1, 2] = 1  # strong views of each crop
+    complementary: Share = 0.5  # with 2 views: share of the crops whose channels are dealt out between the views (UniMatch V2)
     grey: Share = 0.2  # chance to lose the colours
     blur: Share = 0.5  # chance to be blurred
     mix: Literal["none", "cutmix", "classmix", "cutout"] = "cutmix"

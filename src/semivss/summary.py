@@ -10,12 +10,12 @@ from semivss.losses.supervised import supervised_loss
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
 from semivss.recipe import Recipe, dump_recipe
-from semivss.settings import Views
+from semivss.settings import Model, Views
 
 
 def describe(recipe: Recipe) -> str:
     """The text of `semivss show`. Builds the model without its weight file and opens no data; class-dependent sizes assume 124 classes."""
-    model = build_segmenter(recipe.model.model_copy(update={"weights": None, "pretrained": False}), vspw124())
+    model = _fresh(recipe.model)
     parameters = sum(p.numel() for p in model.parameters())
     state, activations = training_memory(model, recipe)
     views = recipe.predict.views
@@ -29,9 +29,29 @@ def describe(recipe: Recipe) -> str:
         f"# a step           {recipe.train.batch * recipe.train.accumulate} crops of {_size(recipe.data.augment.crop)}",
         f"# steps            {recipe.train.steps:,}",
         "# evaluation       1 view a frame: scale 1, no flip",
-        f"# predict          {2 * len(views.scales) if views.flip else len(views.scales)} views a frame: {_views(views)}",
+        *_semi_lines(recipe),
+        f"# predict          {_count_views(views)}: {_views(views)}",
     ]
     return "\n".join(lines)
+
+
+def _semi_lines(recipe: Recipe) -> Iterator[str]:
+    """What the stages beyond supervised training add."""
+    if recipe.teacher is not None:
+        teacher = _fresh(recipe.teacher.model)
+        yield f"# teacher          {_count(teacher):,} parameters, {(recipe.teacher.train or recipe.train).steps:,} steps"
+    if (semi := recipe.semi) is None:
+        return
+    if semi.mode == "offline":
+        yield f"# pseudo labels    {_count_views(recipe.pseudo.views)}: {_views(recipe.pseudo.views)}"
+    unlabelled = "" if semi.mode == "supervised" else f" and {semi.unlabelled_batch} unlabelled"
+    rounds = f", {semi.rounds} rounds" if semi.rounds > 1 else ""
+    yield f"# retraining       {semi.mode}, {semi.train.steps:,} steps of {semi.train.batch} labelled{unlabelled} crops{rounds}"
+
+
+def _fresh(model: Model) -> Segmenter:
+    """The model without its weight file, for 124 classes."""
+    return build_segmenter(model.model_copy(update={"weights": None, "pretrained": False}), vspw124())
 
 
 def training_memory(model: Segmenter, recipe: Recipe) -> tuple[int, int]:
@@ -74,6 +94,10 @@ def _kept_for_backward(model: Segmenter, recipe: Recipe, size: tuple[int, int], 
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def _count_views(views: Views) -> str:
+    return f"{2 * len(views.scales) if views.flip else len(views.scales)} views a frame"
 
 
 def _views(views: Views) -> str:

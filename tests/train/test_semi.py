@@ -92,6 +92,20 @@ def test_every_mode_trains(labelled_run, tmp_path, semi):
         assert float(rows[-1]["loss_contrast"]) > 0
 
 
+def test_each_channel_goes_to_one_of_the_two_views():
+    from semivss.train.semi import deal_out_channels
+
+    dealt = torch.tensor([True, False, True])
+    pyramid = [torch.ones(2 + 6, 40, 2, 3), torch.ones(2 + 6, 7, 1, 1)]
+    for maps in deal_out_channels(pyramid, dealt, torch.Generator().manual_seed(0)):
+        labelled, first, second = maps.split([2, 3, 3])
+        assert (labelled == 1).all()
+        assert torch.equal(first + second, torch.full_like(first, 2))
+        assert (first[1] == 1).all()
+        assert set(first[dealt].unique().tolist()) == {0, 2}
+        assert not torch.equal(first[0], first[2])
+
+
 def test_the_control_sees_no_unlabelled_frame(labelled_run, tmp_path):
     rows = retrain(labelled_run, tmp_path / "out", mode="supervised")
     assert "loss_cross_entropy" in rows[0]
@@ -188,6 +202,9 @@ def test_corrected_pseudo_labels_need_consent_and_are_used(labelled_run, tmp_pat
         run(recipe, out, until="retrain")
     with pytest.raises(SemivssError, match=r"a/00000000.png: edited by hand.*--accept-edited"):
         run(recipe, out, until="retrain", again=True)
+    with pytest.raises(SemivssError, match=r"edited by hand"):
+        run(recipe, out, start="retrain")
+    assert (out / "retrained" / "model" / "model.safetensors").read_bytes() == before
     with pytest.raises(SemivssError, match=r"corrected by hand, the first is a/00000000.png"):
         run(recipe, out, start="pseudo-label")
     assert path.is_file()

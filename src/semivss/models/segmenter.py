@@ -1,6 +1,7 @@
 """Frames (uint8) in, mask or pixel logits out: normalisation, backbone and head as one module that can be saved as a folder."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,10 +48,14 @@ class Segmenter(nn.Module):
         """How this model's mask votes become a distribution; an argument of `posterior.class_distribution`."""
         return self.settings.rule
 
-    def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> MaskLogits | PixelLogits:
-        """Logits of RGB frames at stride 4."""
+    def forward(
+        self, frames: UInt8[Tensor, "B 3 H W"], alter: Callable[[Sequence[Tensor]], Sequence[Tensor]] | None = None
+    ) -> MaskLogits | PixelLogits:
+        """Logits of RGB frames at stride 4. `alter` changes the pyramid before the head sees it, as dropout of features does."""
         size = frames.shape[-2:]
-        return crop_maps(self.head(self.backbone(self.normalise(frames))), (math.ceil(size[0] / STRIDE), math.ceil(size[1] / STRIDE)))
+        pyramid = self.backbone(self.normalise(frames))
+        output = self.head(pyramid if alter is None else alter(pyramid))
+        return crop_maps(output, (math.ceil(size[0] / STRIDE), math.ceil(size[1] / STRIDE)))
 
     def normalise(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:
         """Zero mean and unit variance on the backbone's own terms, padded with 0 to multiples of 32."""

@@ -54,8 +54,8 @@ def resize_flow(flow: Float[Tensor, "B 2 H W"], size: tuple[int, int]) -> Float[
 def consistent(there: Float[Tensor, "B 2 H W"], back: Float[Tensor, "B 2 H W"]) -> Bool[Tensor, "B 1 H W"]:
     """Where going along `there` (a to b) and coming `back` (b to a) ends where it began; false where a is hidden in b.
 
-    The gap f + b, with b read at p + f(p), has at most the squared length 0.01 (f^2 + b^2) + 0.5 (Sundaram et al. 2010). A point that leaves
-    the grid does not return.
+    The gap f + b, with b read at p + f(p), has at most the squared length 0.01 (f^2 + b^2) + 0.5 (Sundaram et al. 2010). A point
+    that leaves the grid does not return.
     """
     returned, inside = warp(back, there)
     gap = (there + returned).square().sum(1, keepdim=True)

@@ -4,13 +4,14 @@ offline: the pseudo labels and entropies of a frozen ensemble, read from files. 
 view in each step. Either way the student sees strong, mixed views, and each pixel's entropy decides whether its label counts.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -113,9 +114,13 @@ class SemiObjective(nn.Module):
         settings = self.segmenter.settings
         if targets is None:
             return supervised_loss(self.segmenter(frames), labels, settings, generator) | self._idle()
-        output = self.segmenter(torch.cat([frames, *targets.strong]))
-        terms = supervised_loss(take_images(output, slice(len(frames))), labels, settings, generator)
         views, crops = targets.strong.shape[:2]
+        alter = None
+        if views == 2 and self._semi.strong.complementary:
+            dealt = torch.rand(crops, generator=generator) < self._semi.strong.complementary
+            alter = functools.partial(deal_out_channels, dealt=dealt, generator=generator)
+        output = self.segmenter(torch.cat([frames, *targets.strong]), alter)
+        terms = supervised_loss(take_images(output, slice(len(frames))), labels, settings, generator)
         split = targets.split()
         for view in range(views):
             own = slice(len(frames) + view * crops, len(frames) + (view + 1) * crops)
@@ -132,6 +137,27 @@ class SemiObjective(nn.Module):
         if self.representation is None:
             return {}
         return {"contrast": 0 * torch.stack([parameter.sum() for parameter in self.representation.parameters()]).sum()}
+
+
+def deal_out_channels(
+    pyramid: Sequence[Float[Tensor, "_ _ _ _"]], dealt: Bool[Tensor, "N"], generator: torch.Generator
+) -> list[Float[Tensor, "_ _ _ _"]]:
+    """Give each channel of a crop's maps to one of its two strong views, at double strength (UniMatch V2, arXiv 2410.10777).
+
+    Args:
+        pyramid: maps of the labelled images, then of the first view's N crops, then of the second's.
+        dealt: which crops; the others keep all channels.
+        generator: on the CPU.
+    """
+    count = len(dealt)
+    changed = []
+    for maps in pyramid:
+        first = 2 * torch.randint(2, (count, maps.shape[1]), generator=generator).float()
+        first[~dealt] = 1
+        factors = torch.ones(maps.shape[:2])
+        factors[-2 * count : -count], factors[-count:] = first, 2 - first
+        changed.append(maps * factors.to(maps.device, maps.dtype)[..., None, None])
+    return changed
 
 
 class SemiSupervised:
