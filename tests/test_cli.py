@@ -70,10 +70,12 @@ def test_wrong_paths_are_told_before_torch_is_loaded(tmp_path):
     (run / "student" / "model" / "config.json").write_text("{}")
     frames = tmp_path / "frames"
     frames.mkdir()
+    later = ("-o", f"data.train.0.path={frames}", "-o", 'data.test=[{kind="folder", path="$SEMIVSS_TEST_NOT_SET"}]')
     mistakes = {
         ("train", recipe, "--out", new): "data path $SEMIVSS_NOT_SET: the variable is not set",
         ("run", recipe, "--out", new): "data path $SEMIVSS_NOT_SET: the variable is not set",
         ("train", recipe, "--out", new, "-o", f"data.train.0.path={tmp_path / 'gone'}"): f"{tmp_path / 'gone'}: no such file or folder",
+        ("run", recipe, "--out", new, *later): "data path $SEMIVSS_TEST_NOT_SET: the variable is not set",
         ("train", recipe, "--out", file): f"{file}: cannot write there",
         ("predict", run, tmp_path / "gone.mp4"): f"{tmp_path / 'gone.mp4'}: no such file or folder",
         ("predict", run, frames, "--out", file): f"{file}: a file, not a folder",

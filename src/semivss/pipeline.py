@@ -61,7 +61,7 @@ def run(
         return
     with locked(out) if is_main_process() else contextlib.nullcontext():
         for step in steps:
-            execute(step, out, recipe, again=again, redo=_is_from(step.name, start))
+            execute(step, out, recipe, again=again, redo=_is_from(step.name, start), reads=_read_by(steps, recipe))
         _keep_recipe(recipe, out)
         if is_main_process() and _is_before_end("score", until):
             score_stage(recipe, out)
@@ -69,8 +69,12 @@ def run(
             report_stage(out)
 
 
-def execute(step: Step, out: Path, recipe: Recipe, *, again: bool = False, redo: bool = False) -> None:
-    """Do one step unless it is done; every process must call it. Raises SemivssError as the step's work does."""
+def execute(step: Step, out: Path, recipe: Recipe, *, again: bool = False, redo: bool = False, reads: Sequence[Source] = ()) -> None:
+    """Do one step unless it is done; every process must call it.
+
+    Raises:
+        SemivssError: one of the data sets `reads`, which this step or a later one needs, is not there; or as the step's work does.
+    """
     if not (step.together or is_main_process()):
         if step.name == "pseudo-label":  # what comes next is made of it
             step.stage().wait()
@@ -80,18 +84,21 @@ def execute(step: Step, out: Path, recipe: Recipe, *, again: bool = False, redo:
         stage.clear()
     if stage.is_done(again):
         return
-    demand_folders(_read_by(step, recipe))
+    demand_folders(reads)
     _keep_recipe(recipe, out)
     step.make()
     stage.finish()
 
 
-def _read_by(step: Step, recipe: Recipe) -> list[Source]:
-    """The data sets that a step reads, and perhaps some that a later one reads."""
-    if step.name == "predict":
-        return list(evaluation_sets(recipe).values())
-    data = recipe.data
-    return [*data.train, *(data.unlabelled if recipe.semi else ()), *([data.val] if data.val else ())]
+def _read_by(steps: Sequence[Step], recipe: Recipe) -> list[Source]:
+    """The data sets that these steps read."""
+    names, data = {step.name for step in steps}, recipe.data
+    found: list[Source] = []
+    if names & {"teacher", "student", "retrain"}:
+        found += [*data.train, *([data.val] if data.val else ())]
+    if names & {"pseudo-label", "retrain"}:
+        found += data.unlabelled
+    return found + (list(evaluation_sets(recipe).values()) if "predict" in names else [])
 
 
 def forecast(steps: Sequence[Step], start: str | None) -> None:
