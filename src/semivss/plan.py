@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from semivss import layout
+from semivss.data.pseudo import PseudoFolder, open_pseudo
 from semivss.data.source import open_source
 from semivss.errors import SemivssError
 from semivss.hashes import model_hash, pseudo_hash
@@ -116,8 +117,6 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
 
 def _no_corrections(folder: Path) -> None:
     """Raise SemivssError when labels in the folder were corrected by hand: making them anew would lose that work."""
-    from semivss.data.pseudo import open_pseudo
-
     if not (folder / "manifest.json").is_file():
         return
     if edited := open_pseudo(folder, accept_edited=True).edited:
@@ -133,15 +132,19 @@ def _retraining(recipe: Recipe, folder: Path, weights: Path | None, pseudo: Sequ
         labels = {f"pseudo.{number}": pseudo_hash(one) for number, one in enumerate(pseudo)}
         return settings | labels | ({"weights": model_hash(weights)} if weights else {})
 
+    def opened() -> list[PseudoFolder]:
+        return [open_pseudo(one, accept_edited=accept_edited) for one in pseudo]
+
+    def guard() -> None:
+        opened()  # labels that are refused must not cost the model made from them before
+
     def make() -> None:
-        from semivss.data.pseudo import open_pseudo
         from semivss.train.loop import train
         from semivss.train.method import Given
 
-        opened = [open_pseudo(one, accept_edited=accept_edited) for one in pseudo]
-        train(recipe, folder, given=Given(weights, opened or None))
+        train(recipe, folder, given=Given(weights, opened() or None))
 
-    return Step("retrain", f"retrain {folder.name}", folder, inputs, make, True)
+    return Step("retrain", f"retrain {folder.name}", folder, inputs, make, True, guard)
 
 
 def predictions(recipe: Recipe, out: Path) -> list[Step]:
