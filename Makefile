@@ -14,7 +14,7 @@ endif
 
 .PHONY: demo test test-all check bench docs clean
 
-demo: $(VENV)/.installed  ## train, predict, score and report on the generated toy world
+demo: $(VENV)/.installed  ## the whole method on the generated toy world
 	$(BIN)/semivss demo
 	@echo 'to use the command semivss in this terminal: . $(BIN)/activate'
 

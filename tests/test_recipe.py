@@ -149,3 +149,21 @@ def test_precision_may_be_written_as_a_number(tmp_path):
     for word in ("16", "32.0", "true"):
         with pytest.raises(RecipeError, match=r"train\.precision"):
             load_recipe(tmp_path / "r.toml", [f"train.precision={word}"])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"semi": {}}, r"semi.mode offline needs unlabelled video; add \[\[data.unlabelled\]\]"),
+        ({"semi": {"mode": "online", "supervised_steps": 1000}, "unlabelled": True}, "must be below semi.train.steps"),
+        ({"semi": {"threshold": {"kind": "absolute", "per_class": True}}, "unlabelled": True}, "per_class is for percentiles"),
+        ({"pseudo": {"weights": [1, 2]}}, "2 numbers for 1 model;"),
+        ({"teacher": {}, "pseudo": {"weights": [1]}}, "1 numbers for 2 models;"),
+    ],
+)
+def test_sections_that_do_not_fit_together_are_refused(more, message):
+    tree = {"name": "x", "data": {"train": [{"kind": "toy"}]}}
+    if more.pop("unlabelled", False):
+        tree["data"]["unlabelled"] = [{"kind": "toy"}]
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(tree | more)

@@ -65,7 +65,7 @@ def demo(
     override: Overrides = None,
     again: Again = False,
 ) -> None:
-    """Train, predict, score and report on a generated toy world. Needs no data."""
+    """The whole method on a generated toy world: train, pseudo-label, retrain, predict, score, report. Needs no data."""
     from semivss.pipeline import demo_recipe, run
 
     run(demo_recipe(override or []), out, again=again)
@@ -304,7 +304,7 @@ def data_import(
     classes: Annotated[Path | None, typer.Option(help="Class list: one name a line, 'name: r,g,b', or JSON id2label.")] = None,
     offset: Annotated[
         int | None,
-        typer.Option(min=0, max=255, help="Mask value of the first class; what is smaller is ignored. By default as the masks say."),
+        typer.Option(min=0, max=254, help="Mask value of the first class; what is smaller is ignored. By default as the masks say."),
     ] = None,
     frames: Annotated[Path | None, typer.Option(help="Folder of frames, for a CVAT zip that has none.")] = None,
     background_class: Annotated[bool, typer.Option("--background-class", help="CVAT: keep 'background' as a class of its own.")] = False,

@@ -4,6 +4,7 @@ Without a [semi] section that is train, predict, score and report. A finished st
 """
 
 import contextlib
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from semivss import layout
 from semivss.atomic import atomic_bytes, atomic_json
 from semivss.data.source import demand_folders, open_source
+from semivss.errors import SemivssError
 from semivss.hashes import model_hash, split_hash
 from semivss.lock import locked
 from semivss.metrics.score import Missing
@@ -55,6 +57,10 @@ def run(
 
     Of several processes (torchrun) all train, and the first does the rest.
     """
+    if start is not None and int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise SemivssError("--from: of several processes some would see what the first is about to clear; delete the folders by hand")
+    if recipe.data.unlabelled and recipe.semi is None and is_main_process():
+        say(f"{recipe.name}: without a section [semi] data.unlabelled stays unread")
     steps = [step for step in plan(recipe, out, accept_edited=accept_edited) if _is_before_end(step.name, until)]
     if dry:
         forecast(steps, start)
@@ -80,11 +86,12 @@ def execute(step: Step, out: Path, recipe: Recipe, *, again: bool = False, redo:
             step.stage().wait()
         return
     stage = step.stage()
+    if redo or not stage.state().startswith("done"):
+        demand_folders(reads)  # before anything is cleared
     if redo:
         stage.clear()
     if stage.is_done(again):
         return
-    demand_folders(reads)
     _keep_recipe(recipe, out)
     step.make()
     stage.finish()
@@ -96,7 +103,7 @@ def _read_by(steps: Sequence[Step], recipe: Recipe) -> list[Source]:
     found: list[Source] = []
     if names & {"teacher", "student", "retrain"}:
         found += [*data.train, *([data.val] if data.val else ())]
-    if names & {"pseudo-label", "retrain"}:
+    if names & {"pseudo-label", "retrain"} and recipe.semi is not None and recipe.semi.mode != "supervised":
         found += data.unlabelled
     return found + (list(evaluation_sets(recipe).values()) if "predict" in names else [])
 

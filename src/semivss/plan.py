@@ -11,7 +11,7 @@ from semivss import layout
 from semivss.data.pseudo import PseudoFolder, open_pseudo
 from semivss.data.source import open_source
 from semivss.errors import SemivssError
-from semivss.hashes import model_hash, pseudo_hash
+from semivss.hashes import model_hash, pseudo_hash, split_hash
 from semivss.recipe import FREE, Recipe, evaluation_sets
 from semivss.settings import Predict, Source, Train
 from semivss.stage import Stage, flat
@@ -53,7 +53,7 @@ def training(recipe: Recipe, out: Path, accept_edited: bool = False) -> list[Ste
 
 def supervised_recipe(recipe: Recipe, role: str = "student") -> Recipe:
     """What the supervised stage of a model depends on."""
-    data = recipe.data.model_copy(update={"unlabelled": ()}) if recipe.semi else recipe.data
+    data = recipe.data.model_copy(update={"unlabelled": ()})
     own = recipe.model_copy(update={"data": data, "teacher": None, "semi": None})
     if role == "student" or recipe.teacher is None:
         return own
@@ -103,6 +103,7 @@ def _round(recipe: Recipe, out: Path, models: Mapping[str, str], number: int, ac
 def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: Path) -> Step:
     def inputs() -> Mapping[str, str]:
         hashes = {f"model.{number}": model_hash(model / "model") for number, model in enumerate(models)}
+        hashes["frames"] = split_hash(open_source(source, recipe.data.policy))
         return hashes | flat(recipe.pseudo.model_dump(mode="json", exclude={"batch"})) | flat(source.model_dump(mode="json"), "source")
 
     def make() -> None:
@@ -117,11 +118,11 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
 
 def _no_corrections(folder: Path) -> None:
     """Raise SemivssError when labels in the folder were corrected by hand: making them anew would lose that work."""
-    if not (folder / "manifest.json").is_file():
-        return
-    if edited := open_pseudo(folder, accept_edited=True).edited:
+    from semivss.infer.finished import corrections
+
+    if edited := corrections(folder):
         raise SemivssError(
-            f"{folder}: would be made anew, but holds {len(edited)} labels corrected by hand, the first is {edited[0]}.png; "
+            f"{folder}: would be made anew, but holds {len(edited)} labels corrected by hand, the first is {edited[0]}; "
             "move the folder away if they are no longer wanted, or use another --out"
         )
 

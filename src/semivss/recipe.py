@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import to_json
 
 from semivss.errors import RecipeError
@@ -35,6 +35,21 @@ class Recipe(Settings):
     teacher: Teacher | None = None
     pseudo: PseudoLabels = PseudoLabels()
     semi: Semi | None = None  # none = supervised training is all
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> "Recipe":
+        models = 1 if self.teacher is None else 2
+        if self.pseudo.weights and len(self.pseudo.weights) != models:
+            raise ValueError(f"pseudo.weights has {len(self.pseudo.weights)} numbers for {models} model{'s' * (models > 1)}; give one each")
+        if self.semi is None or self.semi.mode == "supervised":
+            return self
+        if not self.data.unlabelled:
+            raise ValueError(f"semi.mode {self.semi.mode} needs unlabelled video; add [[data.unlabelled]], or take the section [semi] out")
+        if self.semi.supervised_steps >= self.semi.train.steps:
+            raise ValueError("semi.supervised_steps must be below semi.train.steps, or no step sees unlabelled video")
+        if self.semi.threshold.kind == "absolute" and self.semi.threshold.per_class:
+            raise ValueError("semi.threshold: per_class is for percentiles; an absolute gamma is the same for all classes")
+        return self
 
     def digest(self) -> str:
         """Short hash of every setting; results carry it."""

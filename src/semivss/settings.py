@@ -230,7 +230,7 @@ class PseudoLabels(Settings):
     """How unlabelled video is labelled (U2PL, arXiv 2203.03884; 8 scales and flip in arXiv 2406.00587). The threshold is no part of it."""
 
     views: Views = Views()
-    weights: tuple[Annotated[float, Field(ge=0)], ...] = ()  # of teacher and student in their mean; empty = equal
+    weights: tuple[Annotated[float, Field(ge=0)], ...] = ()  # of teacher, where there is one, and student; empty = equal
     window: int = Field(0, ge=0)  # frames on either side whose distributions, warped by optical flow, join the mean; 0 = none
     confidence: bool = False  # also write the largest probability
     top_classes: int = Field(0, ge=0)  # also write the ids of so many most likely classes at stride 8; 0 = none

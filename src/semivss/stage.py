@@ -72,8 +72,8 @@ class Stage:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def wait(self) -> None:
-        """Come back when the first process has finished the stage; if that fails, the launcher ends all processes."""
-        while (state := self._read()) is None or not state["finished"]:
+        """Come back when the first process has finished the stage with these inputs; if it fails, the launcher ends all processes."""
+        while (state := self._read()) is None or not state["finished"] or state["inputs"] != self.inputs:
             time.sleep(_LOOK_EVERY)
 
     def _is_bare(self) -> bool:
@@ -89,11 +89,11 @@ class Stage:
 
     def _read(self) -> dict[str, Any] | None:
         path = self.folder / "stamp.json"
-        if not path.exists():
-            return None
         try:
             state: dict[str, Any] = json.loads(path.read_text())
             return {"inputs": dict(state["inputs"]), "finished": bool(state["finished"])}
+        except FileNotFoundError:
+            return None
         except (ValueError, KeyError, TypeError) as error:
             raise SemivssError(f"{path}: not readable as a stage stamp ({error}); delete that file to go on with this stage") from error
 

@@ -174,6 +174,7 @@ def model_folder(path: Path) -> Path:
 
 
 def _model_in(path: Path) -> Path | None:
-    rounds = sorted((folder / "model" for folder in path.glob("retrained_[0-9]*")), key=lambda model: -int(model.parent.name.split("_")[1]))
+    later = [folder for folder in path.glob("retrained_*") if folder.name.removeprefix("retrained_").isdecimal()]
+    rounds = [folder / "model" for folder in sorted(later, key=lambda folder: -int(folder.name.removeprefix("retrained_")))]
     candidates = (path, path / "model", *rounds, path / "retrained" / "model", path / "student" / "model")
     return next((folder for folder in candidates if newest(folder, "config.json").is_file()), None)

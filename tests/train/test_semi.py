@@ -76,6 +76,7 @@ MODES = {
     "published sets": {"contrast": {"anchor_set": "code", "prototypes": True}},
     "two views": {"strong": {"views": 2, "mix": "classmix", "mix_chance": 1.0}},
     "dataset percentile": {"threshold": {"kind": "dataset_percentile", "per_class": True}},
+    "bf16": {"train": {"precision": "bf16"}},
     "absolute": {"mode": "online", "threshold": {"kind": "absolute", "gamma": 1.2}},
 }
 
@@ -245,6 +246,38 @@ def test_a_teacher_that_is_not_finite_stops_with_a_line(labelled_run, tmp_path, 
         retrain(labelled_run, tmp_path / "out", mode="online", train={"steps": 12})
 
 
+def test_a_wrong_path_costs_no_finished_model(labelled_run, tmp_path):
+    import shutil
+
+    from semivss.pipeline import train_stage
+
+    out = tmp_path / "run"
+    shutil.copytree(labelled_run / "run", out)
+    recipe = semi_recipe(labelled_run / "tiny_world")
+    val = recipe.data.test[0].model_copy(update={"path": str(tmp_path / "nowhere")})
+    wrong = recipe.model_copy(update={"data": recipe.data.model_copy(update={"val": val})})
+    for more in ({"again": True}, {"start": "student"}):
+        with pytest.raises(SemivssError, match="nowhere"):
+            run(wrong, out, until="student", **more)
+    assert (out / "student" / "model" / "model.safetensors").is_file()
+    with pytest.raises(SemivssError, match="nowhere"):
+        train_stage(wrong, out, again=True)
+
+
+def test_unlabelled_video_needs_no_classes(labelled_run, tmp_path):
+    import shutil
+
+    world = labelled_run / "tiny_world"
+    shutil.copytree(world, tmp_path / "bare")
+    (tmp_path / "bare" / "label_num_dic_final.json").write_text('{"others": "0", "something": "1", "else": "2"}')
+    shutil.rmtree(tmp_path / "bare" / "data" / "a" / "mask")
+    recipe = semi_recipe(world)
+    source = recipe.data.unlabelled[0].model_copy(update={"path": str(tmp_path / "bare")})
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"unlabelled": (source,)})})
+    run(recipe, tmp_path / "run", until="retrain")
+    assert (tmp_path / "run" / "retrained" / "model" / "config.json").is_file()
+
+
 def test_dry_run_and_from(labelled_run, capsys):
     recipe, out = semi_recipe(labelled_run / "tiny_world"), labelled_run / "run"
     run(recipe, out, dry=True)
@@ -289,4 +322,21 @@ def test_thresholds():
     assert cut(per_class, 50.0, labels, doubt, 3, None).tolist() == [2.5, 20, float("inf")]
     assert cut(THRESHOLD.model_copy(update={"kind": "absolute", "gamma": 0.3}), 50.0, labels, doubt, 2, None) == 0.3
     assert alpha_at(THRESHOLD, 5, 10) == 25
+
+
+def test_frames_corrected_by_hand_are_reliable_and_move_no_threshold(labelled_run):
+    from semivss.data.pseudo import open_pseudo
+
+    stored = [open_pseudo(labelled_run / "run" / "pseudo")]
+    labels = torch.tensor([[[0, 0, 0, 0, 1, 1]]], dtype=torch.uint8)
+    doubt = torch.tensor([[[0.0, 0, 0, 0, 10, 20]]])
+    gamma = cut(THRESHOLD, 50.0, labels, doubt, 2, stored)
+    assert gamma == 15
+    assert cut(THRESHOLD, 90.0, labels[..., :4], doubt[..., :4], 2, stored) > 0
+    per_class = cut(THRESHOLD.model_copy(update={"per_class": True}), 50.0, labels, doubt, 2, stored)
+    assert per_class[0] > 0
+    assert per_class[1] == 15
+
+
+def test_the_linear_schedule_falls():
     assert alpha_at(THRESHOLD.model_copy(update={"schedule": "linear"}), 5, 10) == 12.5

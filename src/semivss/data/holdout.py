@@ -49,7 +49,7 @@ def split_off(description: Description, dataset: VideoDataset, holdout: Holdout)
 def _of_share(share: float, labelled: Sequence[str]) -> tuple[str, ...]:
     if not 0 < share < 1:
         raise DataError(f"--val-share {share:g}: not a share of the videos; give a number above 0 and below 1, such as 0.2")
-    count = max(1, round(share * len(labelled)))
+    count = max(1, min(round(share * len(labelled)), len(labelled) - 1))
     return tuple(labelled[(2 * k + 1) * len(labelled) // (2 * count)] for k in range(count)) if labelled else ()
 
 

@@ -43,7 +43,11 @@ def import_any(
     if source.suffix.lower() == ".zip" or (source / "labelmap.txt").is_file():
         from semivss.data.cvat import import_cvat
 
+        if masks or classes or offset is not None:
+            raise DataError(f"{source}: a CVAT export brings its masks and classes along; leave --masks, --classes and --offset out")
         return import_cvat(source, frames, out, background_class=background_class, holdout=holdout, force=force)
+    if frames or background_class:
+        raise DataError(f"{source}: no CVAT export; --frames and --background-class are for these alone")
     if source.is_file() or (_videos(source) and not _has_pictures(source)):
         return import_videos(source, out, masks=masks, classes=classes, offset=offset, holdout=holdout, force=force)
     return import_frames(source, masks, classes, out, offset=offset, holdout=holdout, force=force)

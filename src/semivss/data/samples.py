@@ -54,10 +54,11 @@ class Samples(Dataset[Loaded[AnyBatch]]):
     """Micro-batch number in, this process' part of that micro-batch out."""
 
     stream: int
+    batch_key = "train.batch"
 
     def __init__(self, data: Data, train: Train, datasets: Sequence[VideoDataset], rank: int, world: int) -> None:
         if train.batch % world:
-            raise RecipeError(f"train.batch {train.batch} must be a multiple of the {world} processes that share it")
+            raise RecipeError(f"{self.batch_key} {train.batch} must be a multiple of the {world} processes that share it")
         if not datasets:
             raise DataError("recipe: no data sources for this stream; add [[data.train]] or [[data.unlabelled]]")
         self.datasets = tuple(datasets)
@@ -148,6 +149,7 @@ class UnlabelledSamples(Samples[UnlabelledBatch]):
     """Frames without their masks, weak and strong, with stored pseudo labels if there are any."""
 
     stream = UNLABELLED
+    batch_key = "semi.unlabelled_batch"
 
     def __init__(
         self,

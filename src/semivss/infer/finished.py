@@ -6,7 +6,7 @@ from typing import Any
 
 from semivss.data.images import read_mask
 from semivss.digest import file_sha256
-from semivss.errors import DefectError, SemivssError
+from semivss.errors import DataError, DefectError, SemivssError
 from semivss.infer.writer import read_record
 from semivss.progress import say
 
@@ -47,6 +47,20 @@ def _reason(out: Path, head: dict[str, Any], entries: Sequence[dict[str, Any]], 
         if _size(out / entry["path"]) != entry["size"]:
             return f"made before, but {entry['path']} is gone or has another size"
     return None
+
+
+def corrections(out: Path) -> list[str]:
+    """Label files below `out` that were changed by hand, also in a folder that is not complete. A damaged record has none to tell."""
+    found: list[str] = []
+    records = out / "records"
+    for record in sorted(records.rglob("*.jsonl")) if records.is_dir() else ():
+        video = record.relative_to(records).with_suffix("").as_posix()
+        try:
+            entries = [line for line in read_record(out, video) if "path" in line]
+        except DataError:
+            continue
+        found += _corrected(out, video, entries)
+    return found
 
 
 def _corrected(out: Path, video: str, entries: Sequence[dict[str, Any]]) -> list[str]:

@@ -44,7 +44,7 @@ class Counters:
     seconds: float = 0.0  # wall clock of the loop, evaluations included, over all starts
     cpu_seconds: float = 0.0  # the same in CPU time of this process, without loader workers
     sums: dict[str, float] = field(default_factory=dict)  # of what the next row of the journal averages
-    summed: int = 0
+    counts: dict[str, int] = field(default_factory=dict)  # steps that each of them was seen in
 
 
 def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool = True) -> None:
@@ -60,8 +60,6 @@ def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool
         KeyboardInterrupt: after Ctrl-C, when the current step is finished and saved.
     """
     fabric = start_fabric(recipe)
-    if recipe.data.unlabelled and recipe.semi is None and fabric.is_global_zero:
-        say(f"{recipe.name}: supervised training reads labelled data only; data.unlabelled stays unread")
     with run_folder(out, fabric), Interrupt() as interrupt:
         run = Run(recipe, out, fabric, interrupt, given or Given())
         if fabric.is_global_zero:
@@ -202,11 +200,11 @@ class Run:
             values = {"loss": sum(result.terms.values())} | {f"loss_{name}": value for name, value in result.terms.items()}
             for name, value in (values | {"gradient_norm": result.norm} | self.method.notes()).items():
                 counters.sums[name] = counters.sums.get(name, 0.0) + value
-            counters.summed += 1
+                counters.counts[name] = counters.counts.get(name, 0) + 1
         if counters.step % settings.log_every and counters.step != settings.steps:
             return {}
-        means = {name: value / max(counters.summed, 1) for name, value in counters.sums.items()}
-        counters.sums, counters.summed = {}, 0
+        means = {name: value / counters.counts[name] for name, value in counters.sums.items()}
+        counters.sums, counters.counts = {}, {}
         return means | {"lr": rate, "skipped": counters.skipped, "seconds": counters.seconds, "cpu_seconds": counters.cpu_seconds}
 
     def _evaluate_if_due(self) -> dict[str, float]:

@@ -16,8 +16,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from semivss.data.clips import VideoDataset
-from semivss.data.loader import Batches, labelled_batches, open_sources, unlabelled_batches
+from semivss.data.labels import LabelSet
+from semivss.data.loader import Batches, labelled_batches, unlabelled_batches
 from semivss.data.policy import DefectCounter
+from semivss.data.pseudo import check_classes
+from semivss.data.source import open_source
 from semivss.errors import SemivssError, WeightsError
 from semivss.losses.matcher import NonFiniteCost
 from semivss.losses.supervised import supervised_loss
@@ -75,15 +78,29 @@ class JointBatches:
             yield JointBatch(batch, next(others))
 
 
-@dataclass(frozen=True)
 class Targets:
-    """What the unlabelled part of a step is to teach: mixed crops with their pseudo labels, and where these are trusted."""
+    """What the unlabelled part of a step is to teach: mixed crops with their pseudo labels, and where these are trusted.
 
-    strong: UInt8[Tensor, "V N 3 H W"]
-    labels: UInt8[Tensor, "N H W"]  # before the split, 255 = erased or padding
-    doubt: Float[Tensor, "N H W"]
-    gamma: float | Shaped[Tensor, "C"]  # a doubt from here on is unreliable; one number, or one a class
-    alpha: float  # percent
+    No dataclass: mixed precision would look into it and round the doubts to 8 bits.
+    """
+
+    def __init__(
+        self,
+        strong: UInt8[Tensor, "V N 3 H W"],
+        labels: UInt8[Tensor, "N H W"],
+        doubt: Float[Tensor, "N H W"],
+        gamma: float | Shaped[Tensor, "C"],
+        alpha: float,
+    ) -> None:
+        """
+        Args:
+            strong: V views of the crops.
+            labels: before the split, 255 = erased or padding.
+            doubt: entropies or their codes.
+            gamma: a doubt from here on is unreliable; one number, or one a class.
+            alpha: percent of unreliable pixels that is wanted.
+        """
+        self.strong, self.labels, self.doubt, self.gamma, self.alpha = strong, labels, doubt, gamma, alpha
 
     def split(self) -> Split:
         """Reliable labels, and where they are not."""
@@ -168,8 +185,8 @@ class SemiSupervised:
     ) -> None:
         """Raises SemivssError for missing or unfitting data, weights or pseudo labels."""
         self._recipe, self._semi, self._datasets = recipe, semi, datasets
-        self._unlabelled = () if semi.mode == "supervised" else _unlabelled(recipe, datasets)
-        self._stored = _stored(semi, self._unlabelled, given, recipe)
+        self._unlabelled = () if semi.mode == "supervised" else _unlabelled(recipe)
+        self._stored = _stored(semi, self._unlabelled, given, recipe, datasets[0].label_set)
         if given.weights is not None:
             start_from(segmenter, given.weights)
         self.module = SemiObjective(segmenter, semi)
@@ -266,19 +283,13 @@ def start_from(segmenter: Segmenter, folder: Path) -> None:
         ) from error
 
 
-def _unlabelled(recipe: Recipe, datasets: Sequence[VideoDataset]) -> tuple[VideoDataset, ...]:
+def _unlabelled(recipe: Recipe) -> tuple[VideoDataset, ...]:
     if not recipe.data.unlabelled:
         raise SemivssError(f"{recipe.name}: no unlabelled video to retrain on; add [[data.unlabelled]] to the recipe")
-    found = open_sources(recipe.data.unlabelled, recipe.data.policy)
-    if found[0].label_set.names != datasets[0].label_set.names:
-        first, other = datasets[0].label_set.name, found[0].label_set.name
-        raise SemivssError(
-            f"{found[0].name}: unlabelled data with the classes of {other}, but {datasets[0].name} has those of {first}; give it a remap"
-        )
-    return found
+    return tuple(open_source(source, recipe.data.policy) for source in recipe.data.unlabelled)  # their classes are never asked for
 
 
-def _stored(semi: Semi, unlabelled: Sequence[VideoDataset], given: Given, recipe: Recipe) -> Sequence[Any] | None:
+def _stored(semi: Semi, unlabelled: Sequence[VideoDataset], given: Given, recipe: Recipe, label_set: LabelSet) -> Sequence[Any] | None:
     if semi.mode != "offline":
         return None
     if given.pseudo is None or len(given.pseudo) != len(unlabelled):
@@ -286,5 +297,6 @@ def _stored(semi: Semi, unlabelled: Sequence[VideoDataset], given: Given, recipe
             f"{recipe.name}: mode offline needs the pseudo labels of every unlabelled source; run semivss pseudo-label first"
         )
     for folder, dataset in zip(given.pseudo, unlabelled, strict=True):
+        check_classes(folder.folder, folder.label_set.names, label_set)
         folder.check(dataset, recipe.data.policy)
     return given.pseudo

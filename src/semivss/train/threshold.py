@@ -12,6 +12,9 @@ from semivss.data.codes import ABOVE, code_of_entropy, percentile_code
 from semivss.data.pseudo import PseudoFolder
 from semivss.posterior import unreliability_threshold
 from semivss.settings import Threshold
+from semivss.tensors import IGNORE
+
+LEAST = 1.0  # code above that of a frame corrected by hand, which is 0
 
 
 def alpha_at(threshold: Threshold, step: int, steps: int) -> float:
@@ -45,10 +48,13 @@ def cut(
         case "dataset_percentile":
             assert stored is not None, "the recipe refuses dataset percentiles without stored labels"
             return _of_histograms(stored, alpha, threshold.per_class, labels.device)
-        case "batch_percentile" if threshold.per_class:
-            return torch.tensor([_within(labels, doubt, number, alpha) for number in range(num_classes)], device=labels.device)
         case "batch_percentile":
-            return unreliability_threshold(doubt, labels, alpha)
+            unsure = labels if stored is None else labels.masked_fill(doubt < LEAST, IGNORE)  # corrected by hand: moves no threshold
+            least = 0.0 if stored is None else LEAST  # and is below every one
+            if not threshold.per_class:
+                return max(unreliability_threshold(doubt, unsure, alpha), least)
+            cuts = [max(_within(unsure, doubt, number, alpha), least) for number in range(num_classes)]
+            return torch.tensor(cuts, device=labels.device)
 
 
 def _within(labels: Tensor, doubt: Tensor, number: int, alpha: float) -> float:
@@ -62,5 +68,5 @@ def _of_histograms(stored: Sequence[PseudoFolder], alpha: float, per_class: bool
     if alpha <= 0:
         return float(ABOVE)
     if not per_class:
-        return float(percentile_code(counts.sum(0), alpha))
-    return torch.tensor([float(percentile_code(row, alpha)) for row in counts], device=device)
+        return max(float(percentile_code(counts.sum(0), alpha)), LEAST)
+    return torch.tensor([max(float(percentile_code(row, alpha)), LEAST) for row in counts], device=device)
