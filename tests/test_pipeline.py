@@ -47,6 +47,14 @@ def test_run_writes_every_stage(finished):
     assert len(list((finished / "predictions/test").glob("*.mp4"))) == 1
 
 
+def test_unlabelled_data_that_stays_unread_is_said(tmp_path, capsys):
+    recipe = small_recipe(SMALL)
+    data = recipe.data.model_copy(update={"unlabelled": recipe.data.train})
+    run(recipe.model_copy(update={"data": data}), tmp_path, dry=True)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "data.unlabelled" in line]
+    assert "unread" in line
+
+
 def test_the_demo_goes_through_the_whole_method(tmp_path):
     more = [f"semi.{setting}" for setting in SMALL[:5]] + [
         "semi.unlabelled_batch=2",

@@ -179,11 +179,3 @@ def test_accumulated_halves_equal_one_batch(recipe, tmp_path, monkeypatch):
         train(changed(plain, train={"steps": 1, "batch": batch, "accumulate": accumulate, "warmup": 0, "log_every": 1}), out)
         norms.append((float(journal(out)[0]["gradient_norm"]), float(journal(out)[0]["loss"])))
     np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)
-
-
-def test_unlabelled_data_that_stays_unread_is_said(recipe, tmp_path, capsys):
-    data = recipe.data.model_copy(update={"unlabelled": recipe.data.train, "val": None})
-    steps = recipe.train.model_copy(update={"steps": 1})
-    train(recipe.model_copy(update={"data": data, "train": steps}), tmp_path / "run")
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "data.unlabelled" in line]
-    assert "unread" in line
