@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from semivss.errors import SemivssError
-from semivss.pipeline import demo_recipe, predict_stage, run, score_stage, shipped_recipes, train_stage
+from semivss.pipeline import demo_recipe, run, score_stage, shipped_recipes, train_stage
 from semivss.recipe import Recipe, load_recipe
 from semivss.stage import Stage
 from semivss.verbs import model_folder, models_and_inputs
@@ -109,8 +109,8 @@ def test_other_views_redo_only_the_prediction_when_asked(finished, tmp_path):
     recipe = small_recipe([*SMALL, "predict.views.scales=[1.0]", "predict.views.flip=false", "predict.overlay=none"])
     weights = (finished / "student/model/model.safetensors").stat().st_mtime_ns
     with pytest.raises(SemivssError, match=r"predict val.*views\.flip"):
-        predict_stage(recipe, finished)
-    predict_stage(recipe, finished, again=True)
+        run(recipe, finished, until="predict")
+    run(recipe, finished, until="predict", again=True)
     score_stage(recipe, finished)
     assert not list((finished / "predictions/val").glob("*.mp4"))
     assert (finished / "student/model/model.safetensors").stat().st_mtime_ns == weights

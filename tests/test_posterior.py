@@ -14,7 +14,6 @@ from semivss.posterior import (
     mask_votes,
     resize_maps,
     softmax,
-    split_by_entropy,
     split_labels,
     spread_,
     unreliability_threshold,
@@ -162,7 +161,7 @@ def test_entropy_of_many_classes():
 def test_a_pixel_at_the_threshold_is_unreliable():
     p = pixels([0.5, 0.5], [0.9, 0.1])
     gamma = entropy(p)[0, 0, 0].item()
-    split = split_by_entropy(p, gamma)
+    split = split_labels(p.argmax(1).to(torch.uint8), entropy(p), gamma)
     assert split.unreliable.tolist() == [[[True, False]]]
     assert split.labels.tolist() == [[[255, 0]]]
 

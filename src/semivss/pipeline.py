@@ -18,7 +18,7 @@ from semivss.hashes import model_hash, split_hash
 from semivss.lock import locked
 from semivss.metrics.score import Missing
 from semivss.metrics.scores import Scores
-from semivss.plan import STAGES, Step, plan, predictions
+from semivss.plan import STAGES, Step, plan
 from semivss.progress import say
 from semivss.recipe import Recipe, dump_recipe, evaluation_sets, load_recipe
 from semivss.settings import Source
@@ -122,12 +122,6 @@ def forecast(steps: Sequence[Step], start: str | None) -> None:
 def train_stage(recipe: Recipe, out: Path, *, again: bool = False) -> None:
     """Supervised training into `out`/student (and `out`/teacher), or go on where an earlier call was stopped."""
     run(recipe, out, again=again, until="student")
-
-
-def predict_stage(recipe: Recipe, out: Path, *, again: bool = False) -> None:
-    """Predict every evaluation set of the recipe with the trained models."""
-    for step in predictions(recipe, out):
-        execute(step, out, recipe, again=again)
 
 
 def score_stage(recipe: Recipe, out: Path) -> None:

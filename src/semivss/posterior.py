@@ -135,8 +135,3 @@ def split_labels(labels: UInt8[Tensor, "B H W"], entropies: Float[Tensor, "B H W
     cut = F.pad(gamma, (0, IGNORE + 1 - len(gamma)))[labels.long()] if isinstance(gamma, Tensor) else gamma
     unreliable = (labels != IGNORE) & (entropies >= cut)
     return Split(labels.masked_fill(unreliable, IGNORE), unreliable)
-
-
-def split_by_entropy(p: Float[Tensor, "B C H W"], gamma: float) -> Split:
-    """The arg max as pseudo label, split by `split_labels`."""
-    return split_labels(p.argmax(1).to(torch.uint8), entropy(p), gamma)

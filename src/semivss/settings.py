@@ -296,6 +296,7 @@ class Semi(Settings):
     unsupervised: float = Field(1.0, ge=0)  # lambda_u
     likelihood: float = Field(0.0, ge=0)  # weight of -log p(label) on reliable pixels, for mask classification (equations 4, 5)
     max_area_factor: float = Field(5.0, ge=1)  # largest N_all / N_reliable by which L_u is multiplied
+    weigh_masks: bool = False  # mask classification: multiply the mask terms of each image by its own N_all / N_reliable
     min_area: Positive = 16  # mask classification: a pseudo class of fewer reliable pixels is no target
     strong: Strong = Strong()
     threshold: Threshold = Threshold()

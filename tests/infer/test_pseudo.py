@@ -223,15 +223,6 @@ def test_labels_of_another_class_set_or_order_are_refused(tmp_path: Path) -> Non
     open_pseudo(out).check(dataset(tmp_path / "in", LabelSet("other", ("green", "red", "blue"), CLASSES.colors, CLASSES.things)))
 
 
-def test_labels_of_other_weights_are_refused(tmp_path: Path) -> None:
-    models = [ColorModel(), ColorModel(0.01)]
-    out = made(tmp_path, models=models)
-    hashes = [model_hash(model) for model in models]
-    open_pseudo(out, CLASSES, models=hashes[::-1])
-    with pytest.raises(DataError, match="made by other weights"):
-        open_pseudo(out, CLASSES, models=hashes[:1])
-
-
 def test_an_incomplete_folder_names_the_first_frame_that_is_missing(tmp_path: Path) -> None:
     out = made(tmp_path)
     open_pseudo(out).check(dataset(tmp_path / "in"))

@@ -105,7 +105,7 @@ def test_small_pseudo_classes_are_no_targets():
 
 
 def mean_terms(output: MaskLogits, split: Split, weigh: bool) -> dict[str, Tensor]:
-    return unsupervised_loss(output, split, MASKS, Semi(), torch.Generator().manual_seed(0), weigh_masks=weigh)
+    return unsupervised_loss(output, split, MASKS, Semi(weigh_masks=weigh), torch.Generator().manual_seed(0))
 
 
 def test_mask_terms_are_weighed_by_image_only_where_asked():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semivss.temporal.flow import consistent, dis_flow, resize_flow, warp
+from semivss.temporal.flow import dis_flow, warp
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -70,18 +70,3 @@ def test_small_and_narrow_frames_have_a_flow(size: tuple[int, int]) -> None:
     flow = dis_flow(texture(*size), texture(*size, seed=1))
     assert flow.shape == (2, *size)
     assert bool(flow.isfinite().all())
-
-
-def test_a_resized_flow_is_in_pixels_of_its_grid() -> None:
-    resized = resize_flow(constant_flow(8, -6, 40, 60), (20, 15))
-    torch.testing.assert_close(resized, constant_flow(2, -3, 20, 15))
-
-
-def test_what_is_hidden_or_leaves_the_picture_is_not_consistent() -> None:
-    there, back = constant_flow(4, 0, 10, 20), constant_flow(-4, 0, 10, 20)
-    back[..., 10:14] = 6  # another thing stands there
-    result = consistent(there, back)[0, 0]
-    assert result[:, :6].all()
-    assert not result[:, 6:10].any()
-    assert result[:, 10:16].all()
-    assert not result[:, 16:].any()

@@ -278,6 +278,18 @@ def test_unlabelled_video_needs_no_classes(labelled_run, tmp_path):
     assert (tmp_path / "run" / "retrained" / "model" / "config.json").is_file()
 
 
+def test_labels_of_other_weights_are_refused_in_a_run(labelled_run, tmp_path):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(labelled_run / "run", out)
+    other = semi_recipe(labelled_run / "tiny_world")
+    other = other.model_copy(update={"train": other.train.model_copy(update={"lr": 1e-3})})
+    run(other, out, until="student", again=True)
+    with pytest.raises(SemivssError, match=r"stage pseudo-label pseudo was made with other inputs \(model.0"):
+        run(other, out, until="retrain")
+
+
 def test_dry_run_and_from(labelled_run, capsys):
     recipe, out = semi_recipe(labelled_run / "tiny_world"), labelled_run / "run"
     run(recipe, out, dry=True)

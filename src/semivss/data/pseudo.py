@@ -7,7 +7,7 @@ hand: its pixels are all certain (code 0), whatever its entropy file says, becau
 import io
 import json
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,18 +103,15 @@ class PseudoFolder:
             raise DataError(f"{self.folder}: incomplete, no pseudo label of {missing[0]}{more}; {remedy}")
 
 
-def open_pseudo(
-    folder: Path, label_set: LabelSet | None = None, *, accept_edited: bool = False, models: Collection[str] | None = None
-) -> PseudoFolder:
+def open_pseudo(folder: Path, label_set: LabelSet | None = None, *, accept_edited: bool = False) -> PseudoFolder:
     """Open a folder of pseudo labels and compare every file with its recorded hash.
 
     Args:
         label_set: the classes they are to have; none = whatever they have.
         accept_edited: use files that were changed by hand, instead of stopping there.
-        models: hashes of the models that must have made them, in any order; none = any.
 
     Raises:
-        DataError: no finished folder of pseudo labels, other classes, other models, a file is gone, or one was edited.
+        DataError: no finished folder of pseudo labels, other classes, a file is gone, or one was edited.
         DefectError: an edited file holds no labels of its frame.
     """
     folder = Path(folder)
@@ -122,11 +119,6 @@ def open_pseudo(
     names = tuple(manifest["classes"])
     if label_set is not None:
         check_classes(folder, names, label_set)
-    if models is not None and sorted(models) != sorted(manifest["made_from"]["models"]):
-        raise DataError(
-            f"{folder}: made by other weights than those given now; make the pseudo labels again with them (semivss pseudo-label --out), "
-            "or go on with the models that made them"
-        )
     changed = _changed(folder, manifest["files"])
     if changed and not accept_edited:
         more = f" and so were {len(changed) - 1} more" if len(changed) > 1 else ""

@@ -21,8 +21,6 @@ def unsupervised_loss(
     settings: Model,
     semi: Semi,
     generator: torch.Generator | None = None,
-    *,
-    weigh_masks: bool = False,
 ) -> dict[str, Tensor]:
     """Scalars by name, each already multiplied by its weight, `semi.unsupervised` included.
 
@@ -32,8 +30,6 @@ def unsupervised_loss(
         settings: the recipe's model section.
         semi: the recipe's section of retraining: weights, largest factor, least area of a class.
         generator: draws the points of the mask losses, on the CPU; none = torch's global one.
-        weigh_masks: multiply the mask terms of each image by its valid over its reliable pixels. They are means over points already,
-            so by default they are not.
 
     Returns:
         `cross_entropy` of per-pixel logits; the terms of `mask_loss` of masks, and `likelihood` when `semi.likelihood` is above 0.
@@ -48,7 +44,7 @@ def unsupervised_loss(
             from semivss.losses.mask import mask_loss
 
             head = settings.mask2former.model_copy(update={"min_area": semi.min_area})
-            factors = reliable_factor(split, limit=semi.max_area_factor, images=True) if weigh_masks else None
+            factors = reliable_factor(split, limit=semi.max_area_factor, images=True) if semi.weigh_masks else None
             terms = mask_loss(output, split.labels, head, generator, factors)
             if semi.likelihood:
                 terms["likelihood"] = semi.likelihood * distribution_loss(output, split.labels, settings.rule)

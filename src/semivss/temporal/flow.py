@@ -43,21 +43,3 @@ def warp(
     grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)
     valid = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode=padding, align_corners=False), valid[:, None]
-
-
-def resize_flow(flow: Float[Tensor, "B 2 H W"], size: tuple[int, int]) -> Float[Tensor, "B 2 h w"]:
-    """The flow on a grid of `size` = (h, w), bilinear, in pixels of that grid."""
-    factor = flow.new_tensor([size[1] / flow.shape[3], size[0] / flow.shape[2]]).view(1, 2, 1, 1)
-    return F.interpolate(flow, size, mode="bilinear", align_corners=False) * factor
-
-
-def consistent(there: Float[Tensor, "B 2 H W"], back: Float[Tensor, "B 2 H W"]) -> Bool[Tensor, "B 1 H W"]:
-    """Where going along `there` (a to b) and coming `back` (b to a) ends where it began; false where a is hidden in b.
-
-    The gap f + b, with b read at p + f(p), has at most the squared length 0.01 (f^2 + b^2) + 0.5 (Sundaram et al. 2010). A point
-    that leaves the grid does not return.
-    """
-    returned, inside = warp(back, there)
-    gap = (there + returned).square().sum(1, keepdim=True)
-    lengths = there.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
-    return inside & (gap <= 0.01 * lengths + 0.5)
