@@ -17,6 +17,7 @@ from semivss.posterior import (
     split_labels,
     spread_,
     unreliability_threshold,
+    unreliability_thresholds,
 )
 from semivss.tensors import MaskLogits, PixelLogits
 
@@ -177,6 +178,16 @@ def test_percentile_is_numpys(percent):
     labels = (torch.rand(2, 13, 7) < 0.3).to(torch.uint8) * 255
     expected = np.percentile(values[labels == 0].numpy(), percent)
     assert entropy_percentile(values, labels, percent) == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 3.7, 50.0, 100.0])
+def test_thresholds_of_classes_are_those_of_their_pixels_alone(alpha):
+    values, labels = torch.rand(2, 13, 7).round(decimals=1), torch.randint(0, 6, (2, 13, 7), dtype=torch.uint8)
+    labels[labels == 3] = 255  # class 3 has no pixel
+    found = unreliability_thresholds(values, labels, alpha, 7)
+    for number in range(7):
+        own = torch.where(labels == number, labels, torch.full_like(labels, 255))
+        assert float(found[number]) == pytest.approx(unreliability_threshold(values, own, alpha), abs=1e-6)
 
 
 def test_nothing_is_unreliable_without_labels_or_with_alpha_zero():

@@ -10,7 +10,7 @@ from semivss.digest import file_sha256
 from semivss.errors import SemivssError
 
 
-def model_hash(folder: Path) -> str:
+def weights_hash(folder: Path) -> str:
     """SHA-256 of a model folder's weights."""
     weights = newest(folder, "model.safetensors")
     if not weights.is_file():

@@ -14,7 +14,7 @@ from semivss import layout
 from semivss.atomic import atomic_bytes, atomic_json
 from semivss.data.source import demand_folders, open_source
 from semivss.errors import SemivssError
-from semivss.hashes import model_hash, split_hash
+from semivss.hashes import split_hash, weights_hash
 from semivss.lock import locked
 from semivss.metrics.score import Missing
 from semivss.metrics.scores import Scores
@@ -159,7 +159,7 @@ def report_stage(out: Path) -> None:
 
 def provenance(recipe: Recipe, out: Path) -> dict[str, Any]:
     """What every result carries: seed, versions, hashes."""
-    models = {folder: model_hash(out / folder / "model") for folder in layout.final_models(recipe)}
+    models = {folder: weights_hash(out / folder / "model") for folder in layout.final_models(recipe)}
     edited = _edited(recipe, out)
     found = {"recipe": recipe.digest(), "seed": recipe.train.seed, "models": models, "versions": versions()}
     return found | ({"edited_pseudo_labels": edited} if edited else {})

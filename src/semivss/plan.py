@@ -11,7 +11,7 @@ from semivss import layout
 from semivss.data.pseudo import PseudoFolder, open_pseudo
 from semivss.data.source import open_source
 from semivss.errors import SemivssError
-from semivss.hashes import model_hash, pseudo_hash, split_hash
+from semivss.hashes import pseudo_hash, split_hash, weights_hash
 from semivss.recipe import FREE, Recipe, evaluation_sets
 from semivss.settings import Predict, Source, Train
 from semivss.stage import Stage, flat
@@ -102,7 +102,7 @@ def _round(recipe: Recipe, out: Path, models: Mapping[str, str], number: int, ac
 
 def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: Path) -> Step:
     def inputs() -> Mapping[str, str]:
-        hashes = {f"model.{number}": model_hash(model / "model") for number, model in enumerate(models)}
+        hashes = {f"model.{number}": weights_hash(model / "model") for number, model in enumerate(models)}
         hashes["frames"] = split_hash(open_source(source, recipe.data.policy))
         return hashes | flat(recipe.pseudo.model_dump(mode="json", exclude={"batch"})) | flat(source.model_dump(mode="json"), "source")
 
@@ -131,7 +131,7 @@ def _retraining(recipe: Recipe, folder: Path, weights: Path | None, pseudo: Sequ
     def inputs() -> Mapping[str, str]:
         settings = flat(recipe.model_dump(mode="json", exclude=FREE))
         labels = {f"pseudo.{number}": pseudo_hash(one) for number, one in enumerate(pseudo)}
-        return settings | labels | ({"weights": model_hash(weights)} if weights else {})
+        return settings | labels | ({"weights": weights_hash(weights)} if weights else {})
 
     def opened() -> list[PseudoFolder]:
         return [open_pseudo(one, accept_edited=accept_edited) for one in pseudo]
@@ -163,7 +163,7 @@ def predictions(recipe: Recipe, out: Path) -> list[Step]:
 
 def _prediction(title: str, models: Sequence[Path], source: Source, folder: Path, settings: Predict, recipe: Recipe) -> Step:
     def inputs() -> Mapping[str, str]:
-        hashes = {"model" if number == 0 else f"model.{number}": model_hash(model / "model") for number, model in enumerate(models)}
+        hashes = {"model" if number == 0 else f"model.{number}": weights_hash(model / "model") for number, model in enumerate(models)}
         return flat(settings.model_dump(mode="json")) | hashes | flat(source.model_dump(mode="json"))
 
     def make() -> None:

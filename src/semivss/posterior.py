@@ -124,6 +124,24 @@ def unreliability_threshold(entropies: Float[Tensor, "B H W"], labels: UInt8[Ten
     return entropy_percentile(entropies, labels, 100 - alpha) if alpha > 0 else math.inf
 
 
+@torch.no_grad()
+def unreliability_thresholds(
+    entropies: Float[Tensor, "B H W"], labels: UInt8[Tensor, "B H W"], alpha: float, num_classes: int
+) -> Float[Tensor, "C"]:
+    """`unreliability_threshold` within each pseudo class, by one sort; infinite for a class without pixels."""
+    known = labels != IGNORE
+    values, order = entropies[known].sort()
+    classes, order = labels[known][order].sort(stable=True)
+    values = torch.cat([values[order], values.new_full((1,), math.inf)])  # what an empty class points at
+    counts = torch.bincount(classes, minlength=num_classes)
+    if alpha <= 0:
+        return values.new_full((num_classes,), math.inf)
+    place = (100 - alpha) / 100 * (counts - 1).double()
+    first = torch.where(counts > 0, counts.cumsum(0) - counts, len(values) - 1)
+    low, high = (values[first + edge.clamp_min(0).long()] for edge in (place.floor(), place.ceil()))
+    return torch.where(counts > 0, low + (high - low) * place.frac().to(values.dtype), math.inf)
+
+
 def split_labels(labels: UInt8[Tensor, "B H W"], entropies: Float[Tensor, "B H W"], gamma: float | Shaped[Tensor, "C"]) -> Split:
     """Keep the pseudo labels where the entropy is below `gamma`, 255 elsewhere (arXiv 2406.00587, equation 2).
 

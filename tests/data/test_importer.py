@@ -15,6 +15,7 @@ from semivss.data.cvat import import_cvat
 from semivss.data.description import load_description
 from semivss.data.folder import read_folder
 from semivss.data.importer import import_any, import_frames, import_videos
+from semivss.data.unused import unused_files
 from semivss.errors import DataError, DefectError
 
 LABEL_MAP = "# label:color_rgb:parts:actions\nbackground:0,0,0::\n" + "".join(
@@ -182,6 +183,17 @@ def test_nothing_is_left_out_of_a_clean_folder(tmp_path, capsys, together):
     import_any(own / "frames", own, masks=masks, classes=own / "classes.txt")
     assert "left out" not in capsys.readouterr().err
     assert all(clip.is_labelled(0) for clip in read_folder(own, "train").clips)
+
+
+def test_linked_folders_are_part_of_the_data_set_and_loops_end(tmp_path, capsys):
+    own = write_own(tmp_path / "own")
+    (own / "frames" / "a").rename(tmp_path / "elsewhere")
+    (own / "frames" / "a").symlink_to(tmp_path / "elsewhere")
+    import_any(own / "frames", tmp_path / "out")
+    (own / "frames" / "b" / "loop").symlink_to(own / "frames")
+    assert [clip.name for clip in read_folder(tmp_path / "out", "train").clips] == ["a", "b"]
+    assert list(unused_files(read_folder(tmp_path / "out", "train"), [own / "frames"], tmp_path / "out")) == []
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_videos_that_were_not_taken_are_named(tmp_path, capsys):

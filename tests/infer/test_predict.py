@@ -111,7 +111,7 @@ def test_the_manifest_lists_every_file_with_its_hash(tmp_path: Path) -> None:
     kept = {path: data for path, data in written.items() if not path.startswith("records/") and path != "manifest.json"}
     assert listed == {path: (len(data), hashlib.sha256(data).hexdigest()) for path, data in kept.items()}
     assert {"a.mp4", "b.mp4", "a/00000001.png", "entropy/b/00000005.png"} <= listed.keys()
-    assert manifest(tmp_path / "out")["videos"] == [{"name": "a", "frames": 2}, {"name": "b", "frames": 6}]
+    assert manifest(tmp_path / "out")["videos"] == [{"name": "a", "frames": 2, "defects": 0}, {"name": "b", "frames": 6, "defects": 0}]
     assert manifest(tmp_path / "out")["made_from"]["views"]["flip"] is True
     assert {"semivss", "torch"} <= manifest(tmp_path / "out")["versions"].keys()
 
@@ -207,7 +207,7 @@ def test_a_damaged_frame_stops_strict_and_keeps_what_is_written(tmp_path: Path) 
     done = predict([ColorModel()], open_inputs(tmp_path / "in"), out, Predict(batch=1), policy="skip")
     assert (done.predicted, done.skipped, done.defects) == (("b",), ("a",), {"truncated": 1})
     assert manifest(out)["defects"] == {"truncated": {"count": 1, "files": [str(bad)]}}
-    assert manifest(out)["videos"][1] == {"name": "b", "frames": 2}
+    assert manifest(out)["videos"][1] == {"name": "b", "frames": 2, "defects": 1}
 
 
 def test_ctrl_c_keeps_finished_videos_and_a_restart_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:

@@ -129,20 +129,20 @@ def test_thresholds_come_from_the_stored_codes_and_need_no_labelling(tmp_path: P
     codes = np.concatenate([folder.codes(video, stem).ravel() for video in folder.stems for stem in folder.stems[video]])
     labels = np.concatenate([folder.labels(video, stem).ravel() for video in folder.stems for stem in folder.stems[video]])
     for alpha in (5.0, 20.0, 50.0):
-        threshold = folder.threshold_code(alpha)
+        threshold = folder.thresholds(alpha)[0]
         exact = np.percentile(codes, 100 - alpha, method="lower")
         assert threshold <= exact < threshold + 16
-        for label, code in enumerate(folder.class_threshold_codes(alpha)):
+        for label, code in enumerate(folder.thresholds(alpha, per_class=True)):
             exact = np.percentile(codes[labels == label], 100 - alpha, method="lower")
             assert code <= exact < code + 16
-    assert folder.threshold_code(0.0) == ABOVE
+    assert folder.thresholds(0.0)[0] == ABOVE
     assert (model.frames, files(folder.folder)) == (frames, before)
 
 
 def test_equal_entropies_leave_nothing_reliable(tmp_path: Path) -> None:
     folder = open_pseudo(made(tmp_path, models=[ColorModel(0.0)]), CLASSES)
-    assert not (folder.codes("v0", "0000") < folder.threshold_code(20.0)).any()
-    classes = folder.class_threshold_codes(20.0)
+    assert not (folder.codes("v0", "0000") < folder.thresholds(20.0)[0]).any()
+    classes = folder.thresholds(20.0, per_class=True)
     assert classes[0] <= 65535  # the uniform pixels all have the label 0
     assert classes[1] == classes[2] == ABOVE
 
@@ -244,6 +244,20 @@ def test_frames_that_labelling_left_out_may_be_missing_under_skip(tmp_path: Path
     folder.check(dataset(root), "skip")
     with pytest.raises(DataError, match="v1/0001"):
         folder.check(dataset(root), "strict")
+    Image.fromarray(picture(5)).save(root / "v0" / "0099.png")
+    with pytest.raises(DataError, match="v0/0099"):
+        folder.check(dataset(root), "skip")  # v0 was read to its end
+
+
+def test_a_video_that_ends_early_may_lack_many_frames_under_skip(tmp_path: Path) -> None:
+    root = clips(tmp_path / "in")
+    stems = sorted(path.stem for path in (root / "v1").iterdir())
+    for stem in stems[1:]:
+        (root / "v1" / f"{stem}.png").write_bytes(b"")
+    pseudo_label([ColorModel()], open_inputs(root), tmp_path / "out", PseudoLabels(), policy="skip")
+    folder = open_pseudo(tmp_path / "out")
+    assert folder.stems["v1"] == {stems[0]}
+    folder.check(dataset(root), "skip")
 
 
 def test_predictions_are_no_pseudo_labels(tmp_path: Path) -> None:
@@ -257,7 +271,7 @@ def test_predictions_are_no_pseudo_labels(tmp_path: Path) -> None:
 
 def test_an_edited_label_is_told_and_used_on_demand(tmp_path: Path) -> None:
     out = made(tmp_path)
-    threshold = open_pseudo(out).threshold_code(20.0)
+    threshold = open_pseudo(out).thresholds(20.0)[0]
     labels = edit(out)
     edit(out, "v1/0000", 255)
     with pytest.raises(DataError, match=r"v0/0001\.png: edited by hand.*and so were 1 more; use what is there with --accept-edited"):
@@ -268,7 +282,7 @@ def test_an_edited_label_is_told_and_used_on_demand(tmp_path: Path) -> None:
     assert not folder.codes("v0", "0001").any()  # a person is certain
     assert folder.codes("v0", "0000").any()
     assert (folder.labels("v1", "0000") == 255).all()
-    assert folder.threshold_code(20.0) == threshold
+    assert folder.thresholds(20.0)[0] == threshold
 
 
 def test_an_edited_entropy_map_is_used_as_it_lies(tmp_path: Path) -> None:

@@ -144,17 +144,17 @@ def test_the_place_of_the_first_weights_stays_private(tmp_path):
 
 def test_a_save_that_was_killed_between_its_files_leaves_a_model_that_loads(tmp_path, monkeypatch):
     from semivss import atomic
-    from semivss.hashes import model_hash
+    from semivss.hashes import weights_hash
     from semivss.verbs import model_folder
 
     first, second = model(), model()
     torch.nn.init.ones_(next(second.parameters()))
     first.save_pretrained(tmp_path / "model")
-    before = model_hash(tmp_path / "model")
+    before = weights_hash(tmp_path / "model")
     monkeypatch.setattr(atomic, "_move_up", lambda folder: None)  # dies when the new files are complete
     second.save_pretrained(tmp_path / "model")
     monkeypatch.undo()
-    assert model_hash(model_folder(tmp_path)) != before
+    assert weights_hash(model_folder(tmp_path)) != before
     for name in ("README.md", "config.json"):  # and later, between the first moves
         torch.testing.assert_close(Segmenter.from_pretrained(tmp_path / "model").state_dict(), second.state_dict(), rtol=0, atol=0)
         (tmp_path / "model" / ".new" / name).replace(tmp_path / "model" / name)

@@ -74,7 +74,7 @@ def test_numbers_are_those_of_the_pixels(tmp_path: Path) -> None:
     labels = np.stack([folder.labels(clip.name, stem) for clip in dataset.clips for stem in clip.stems])
     codes = np.stack([folder.codes(clip.name, stem) for clip in dataset.clips for stem in clip.stems])
     truth = np.stack([clip.labels(index) for clip in dataset.clips for index in range(2)])
-    reliable, right = codes < folder.threshold_code(30.0), labels == truth
+    reliable, right = codes < folder.thresholds(30.0)[0], labels == truth
     assert found.overall["kept"] == pytest.approx(reliable.mean())
     assert found.overall["accuracy"] == pytest.approx(right[reliable].mean())
     assert found.overall["accuracy_rest"] == pytest.approx(right[~reliable].mean())
@@ -84,7 +84,7 @@ def test_numbers_are_those_of_the_pixels(tmp_path: Path) -> None:
     assert found.worst == ("v0/0001", "v1/0000")
     assert (found.frames, found.frames_with_truth) == (4, 4)
     row = next(row for row in found.table if row["alpha"] == 50)
-    assert row["kept"] == pytest.approx((codes < folder.threshold_code(50.0)).mean())
+    assert row["kept"] == pytest.approx((codes < folder.thresholds(50.0)[0]).mean())
     assert json.loads((tmp_path / "seen" / "pseudo.json").read_text())["overall"] == found.overall
     for name in ("histogram.png", "worst.png"):
         with Image.open(tmp_path / "seen" / name) as image:
@@ -96,7 +96,7 @@ def test_without_masks_the_unsure_frames_are_the_worst(tmp_path: Path, capsys: p
     dataset = clips(tmp_path, masked=False)
     folder = labelled(tmp_path, dataset)
     found = inspect_pseudo(folder, tmp_path / "seen", worst=1)
-    kept = {f"{v}/{s}": (folder.codes(v, s) < folder.threshold_code(20.0)).mean() for v in folder.stems for s in folder.stems[v]}
+    kept = {f"{v}/{s}": (folder.codes(v, s) < folder.thresholds(20.0)[0]).mean() for v in folder.stems for s in folder.stems[v]}
     assert found.worst == (min(kept, key=lambda name: kept[name]),)
     assert found.overall["accuracy"] is found.overall["accuracy_all"] is found.overall["auroc"] is None
     assert found.frames_with_truth == 0

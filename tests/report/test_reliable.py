@@ -43,7 +43,7 @@ def test_shares_and_accuracies_are_those_of_the_pixels(run: Path) -> None:
     labels = np.stack([folder.labels(clip.name, clip.stems[index]) for clip, index in names])
     codes = np.stack([folder.codes(clip.name, clip.stems[index]) for clip, index in names])
     truth = np.stack([clip.labels(index) for clip, index in names])
-    kept = codes < folder.threshold_code(30.0)
+    kept = codes < folder.thresholds(30.0)[0]
     found = _seen(run)
     assert (found.frames, found.of, found.corrected, found.gap) == (6, 6, 0, "")
     assert found.counts.kept == pytest.approx(kept.mean())
@@ -59,7 +59,7 @@ def test_unreliable_pixels_are_striped_and_the_others_have_their_colour(run: Pat
     pictures = {caption: _decoded(uri) for caption, uri in row.pictures}
     assert list(pictures) == ["frame", "pseudo label", "entropy", "reliable pixels", "truth"]
     _, video, stem = row.name.split("/")
-    dropped = folder.codes(video, stem) >= folder.threshold_code(30.0)
+    dropped = folder.codes(video, stem) >= folder.thresholds(30.0)[0]
     assert dropped.any()
     changed = (pictures["reliable pixels"] != pictures["pseudo label"]).any(2)
     np.testing.assert_array_equal(changed, dropped)
@@ -73,7 +73,7 @@ def test_unreliable_pixels_are_striped_and_the_others_have_their_colour(run: Pat
 def test_a_pixel_on_the_threshold_is_unreliable(tmp_path: Path) -> None:
     run = semi_run(tmp_path, threshold={"kind": "dataset_percentile", "alpha": 30.0})
     path = next((run / "pseudo" / "entropy").glob("0001_*/00000001.png"))
-    Image.fromarray(np.full((24, 40), open_pseudo(run / "pseudo").threshold_code(30.0), np.uint16)).save(path)
+    Image.fromarray(np.full((24, 40), open_pseudo(run / "pseudo").thresholds(30.0)[0], np.uint16)).save(path)
     row = _seen(run).rows[0]
     assert row.name == f"pseudo/{path.parent.name}/00000001"
     assert row.counts.kept == 0
@@ -84,10 +84,10 @@ def test_a_pixel_on_the_threshold_is_unreliable(tmp_path: Path) -> None:
 def test_thresholds_follow_the_recipe(run: Path) -> None:
     folder = open_pseudo(run / "pseudo")
     one = [folder]
-    code = folder.threshold_code(30.0)
+    code = folder.thresholds(30.0)[0]
     for kind in ("batch_percentile", "dataset_percentile"):
         assert (thresholds(one, Threshold(kind=kind, alpha=30.0)) == code).all()
-    np.testing.assert_array_equal(thresholds(one, Threshold(alpha=30.0, per_class=True)), folder.class_threshold_codes(30.0))
+    np.testing.assert_array_equal(thresholds(one, Threshold(alpha=30.0, per_class=True)), folder.thresholds(30.0, per_class=True))
     absolute = thresholds(one, Threshold(kind="absolute", gamma=0.5))
     assert len(absolute) == 12
     assert 0 <= absolute[0] - int(code_of_entropy(0.5, 12)) < 16
@@ -98,7 +98,7 @@ def test_folders_share_one_percentile(run: Path) -> None:
     other = replace(one, histogram=np.roll(one.histogram, -100, 1))
     together = thresholds([one, other], Threshold(alpha=30.0))
     assert (together == percentile_code((one.histogram + other.histogram).sum(0), 30.0)).all()
-    assert together[0] != one.threshold_code(30.0)
+    assert together[0] != one.thresholds(30.0)[0]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt8, UInt16
+from jaxtyping import Bool, Float, Int64, UInt8, UInt16
+
+from semivss.data.labels import IGNORE
 
 HIGHEST = 65535
 ABOVE = HIGHEST + 1  # the threshold that no code reaches: every pixel is reliable
@@ -46,3 +48,18 @@ def percentile_code(counts: Int64[np.ndarray, "4096"], alpha: float) -> int:
     rank = (100 - alpha) / 100 * (total - 1)  # of the order statistics, as numpy.percentile counts them
     position = int(np.searchsorted(np.cumsum(counts), math.floor(rank), side="right"))
     return position * BIN_WIDTH
+
+
+def class_thresholds(counts: Int64[np.ndarray, "C 4096"], alpha: float, per_class: bool) -> Int64[np.ndarray, "C"]:
+    """The threshold of every pseudo class: `percentile_code` over the pixels of all classes, or within each of them."""
+    if per_class:
+        return np.array([percentile_code(row, alpha) for row in counts], np.int64)
+    return np.full(len(counts), percentile_code(counts.sum(0), alpha), np.int64)
+
+
+def reliable(
+    labels: UInt8[np.ndarray, "H W"], codes: UInt16[np.ndarray, "H W"], thresholds: Int64[np.ndarray, "C"]
+) -> Bool[np.ndarray, "H W"]:
+    """Pixels with a pseudo label whose code is below the threshold of their class."""
+    table = np.append(thresholds, np.zeros(256 - len(thresholds), np.int64))
+    return np.asarray((labels != IGNORE) & (codes < table[labels]))

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8, UInt16
 
 from semivss.data.clips import VideoDataset
-from semivss.data.codes import BINS, percentile_code
+from semivss.data.codes import BINS, class_thresholds
 from semivss.data.images import read_codes, read_mask
 from semivss.data.labels import IGNORE, LabelSet
 from semivss.data.policy import Policy
@@ -40,7 +40,7 @@ class PseudoFolder:
     stems: Mapping[str, frozenset[str]]  # labelled frames of each video
     edited: tuple[str, ...]  # "<video>/<stem>" of frames whose labels were corrected by hand, in the manifest's order
     made_from: Mapping[str, Any]  # hashes and weights of the models, views, window
-    left_out: Mapping[str, int]  # frames or videos that could not be read, by kind of defect
+    damaged: frozenset[str]  # videos of which frames could not be read
 
     def labels(self, video: str, stem: str) -> UInt8[np.ndarray, "H W"]:
         """The arg max of every pixel, or what a person made of it; 255 only where a person wrote it.
@@ -78,26 +78,24 @@ class PseudoFolder:
         """Whether a person corrected the frame's labels."""
         return f"{video}/{stem}" in self.edited
 
-    def threshold_code(self, alpha: float) -> int:
-        """The code from which on a pixel is unreliable, so that `alpha` percent of all labelled pixels are; see `percentile_code`."""
-        return percentile_code(self.histogram.sum(0), alpha)
-
-    def class_threshold_codes(self, alpha: float) -> Int64[np.ndarray, "C"]:
-        """The same within each pseudo class; a class without a pixel has the code that none reaches."""
-        return np.array([percentile_code(row, alpha) for row in self.histogram], np.int64)
+    def thresholds(self, alpha: float, per_class: bool = False) -> Int64[np.ndarray, "C"]:
+        """Of every pseudo class the code from which on a pixel is unreliable, so that `alpha` percent of all labelled pixels are, or
+        of each class's; a class without a pixel then has the code that none reaches.
+        """
+        return class_thresholds(self.histogram, alpha, per_class)
 
     def check(self, dataset: VideoDataset, policy: Policy = "strict") -> None:
         """See that every frame of `dataset` is labelled; its classes do not matter, since it may have none.
 
-        Under skip and ignore frames that labelling had to leave out may be missing.
+        Under skip and ignore frames of videos that labelling could not read to the end may be missing.
 
         Raises:
             DataError: a frame has no pseudo label.
         """
-        names = [(clip.name, stem) for clip in dataset.clips for stem in clip.stems]
+        may_miss = frozenset() if policy == "strict" else self.damaged
+        names = [(clip.name, stem) for clip in dataset.clips if clip.name not in may_miss for stem in clip.stems]
         missing = [f"{video}/{stem}" for video, stem in names if stem not in self.stems.get(video, ())]
-        allowed = 0 if policy == "strict" else sum(self.left_out.values())
-        if len(missing) > allowed:
+        if missing:
             more = f" ({len(missing)} of {len(names)} frames are missing)" if len(missing) > 1 else ""
             remedy = f"label the whole of {dataset.name}: semivss pseudo-label goes on where it stopped"
             raise DataError(f"{self.folder}: incomplete, no pseudo label of {missing[0]}{more}; {remedy}")
@@ -138,7 +136,7 @@ def open_pseudo(folder: Path, label_set: LabelSet | None = None, *, accept_edite
         {video: frozenset(found) for video, found in stems.items()},
         edited,
         manifest["made_from"],
-        {kind: int(entry["count"]) for kind, entry in manifest["defects"].items()},
+        frozenset(video["name"] for video in manifest["videos"] if video["defects"]),
     )
     _check_edited(opened)
     return opened
@@ -165,7 +163,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
         manifest = dict(json.loads(path.read_bytes()))
         if manifest.get("kind") != KIND:
             raise DataError(f"{folder}: predictions, no pseudo labels (they lack the entropies' histogram); use semivss pseudo-label")
-        manifest["classes"], manifest["made_from"]["models"], manifest["files"], manifest["defects"], manifest["histogram"]
+        manifest["classes"], manifest["made_from"]["models"], manifest["files"], manifest["histogram"]
+        [(video["name"], video["defects"]) for video in manifest["videos"]]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: not readable as a manifest of pseudo labels; {_AGAIN}") from error
     return manifest

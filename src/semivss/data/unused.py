@@ -21,8 +21,8 @@ def unused_files(dataset: VideoDataset, folders: Sequence[Path], out: Path) -> I
     for root in dict.fromkeys(roots):
         others = {other for other in (*roots, out.resolve()) if other != root and other.is_relative_to(root)}
         found: dict[str, list[Path]] = {}
-        for path in _files(root, others):
-            if path not in known:
+        for path, real in _files(root, others):
+            if real not in known:
                 found.setdefault(path.suffix.lower() or "files without suffix", []).append(path)
         for suffix, paths in sorted(found.items()):
             yield f"left out: {len(paths)} {suffix} in {root}, such as {paths[0].relative_to(root)}"
@@ -40,12 +40,14 @@ def _used(dataset: VideoDataset) -> set[Path]:
     return {folders[path.parent] / path.name for path in used}
 
 
-def _files(root: Path, others: set[Path]) -> Iterator[Path]:
-    """Every file below `root` in order, without hidden ones and without the folders `others`."""
-    for path in sorted(root.iterdir()):
-        if path.name.startswith(".") or path in others:
+def _files(folder: Path, seen: set[Path]) -> Iterator[tuple[Path, Path]]:
+    """Every file below `folder` in order, as found and with its folder resolved; without hidden ones and without the folders `seen`."""
+    real = folder.resolve()
+    seen.add(real)
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
             continue
-        if path.is_dir():
-            yield from _files(path, others)
-        else:
-            yield path
+        if not path.is_dir():
+            yield path, real / path.name
+        elif path.resolve() not in seen:  # a link may lead back here
+            yield from _files(path, seen)

@@ -52,8 +52,9 @@ def write_manifest(
         summary: dict[str, Any] = {}
         for summary in read_record(out, video):  # noqa: B007 -- the last line is meant
             pass
-        counter.merge(DefectCounter.from_dict(summary.get("defects", {})))
-        rows.append({"name": video, "frames": summary.get("frames", 0)})
+        own = DefectCounter.from_dict(summary.get("defects", {}))
+        counter.merge(own)
+        rows.append({"name": video, "frames": summary.get("frames", 0), "defects": sum(own.counts().values())})
     versions = {"semivss": __version__} | {name: metadata.version(name) for name in ("torch", "numpy", "pillow", "av")}
     head = more | {"made_from": made, "classes": list(label_set.names), "versions": versions, "videos": rows, "defects": counter.to_dict()}
     with atomic_file(out / "manifest.json") as file:

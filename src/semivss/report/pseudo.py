@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 
 from semivss.atomic import atomic_json
 from semivss.data.clips import Clip, VideoDataset
-from semivss.data.codes import ABOVE, HIGHEST, entropy_of_code
+from semivss.data.codes import HIGHEST, entropy_of_code, reliable
 from semivss.data.policy import DefectCounter, Policy, read_labels
 from semivss.data.pseudo import PseudoFolder, check_classes
 from semivss.errors import DataError
@@ -66,7 +66,7 @@ def inspect_pseudo(
         DataError: the data set has other classes or none of the videos, or a mask has another size than its pseudo label.
     """
     clips = {} if dataset is None else _clips(folder, dataset)
-    thresholds = _thresholds(folder, alpha, per_class)
+    thresholds = folder.thresholds(alpha, per_class)
     videos: dict[str, Reliability] = {}
     marks: list[tuple[float, str, str]] = []
     counter, masks = DefectCounter(), 0
@@ -110,12 +110,6 @@ def _clips(folder: PseudoFolder, dataset: VideoDataset) -> dict[str, Clip]:
             f"{dataset.name}: none of the {len(folder.stems)} videos in {folder.folder} is there; give the data set they come from"
         )
     return clips
-
-
-def _thresholds(folder: PseudoFolder, alpha: float, per_class: bool) -> Int64[np.ndarray, "C"]:
-    if per_class:
-        return folder.class_threshold_codes(alpha)
-    return np.full(len(folder.label_set), folder.threshold_code(alpha), np.int64)
 
 
 def _frames(folder: PseudoFolder) -> Iterator[tuple[str, str]]:
@@ -166,7 +160,7 @@ def _inspection(
     masks: int,
     counter: DefectCounter,
 ) -> Inspection:
-    total, thresholds = _total(folder, videos), _thresholds(folder, alpha, per_class)
+    total, thresholds = _total(folder, videos), folder.thresholds(alpha, per_class)
     everything = {"accuracy_all": total.accuracy(), "accuracy_at_80": total.accuracy_at(_KEPT), "auroc": total.auroc()}
     pixels = max(int(total.pixels.sum()), 1)
     classes = {
@@ -190,7 +184,7 @@ def _inspection(
 
 
 def _table_row(folder: PseudoFolder, total: Reliability, alpha: float, per_class: bool) -> dict[str, float | None]:
-    thresholds = _thresholds(folder, alpha, per_class)
+    thresholds = folder.thresholds(alpha, per_class)
     gamma = None if per_class else _nats(folder, int(thresholds[0]))
     return {"alpha": alpha, "gamma": gamma, **asdict(total.kept(thresholds))}
 
@@ -214,6 +208,6 @@ def _row(folder: PseudoFolder, clip: Clip | None, video: str, stem: str, thresho
         frame=clip.frame(list(clip.stems).index(stem)) if clip is not None and there else None,
         labels=labels,
         doubt=np.sqrt(entropy_of_code(codes, 2) / entropy_of_code(HIGHEST, 2)),
-        reliable=codes < np.append(thresholds, np.full(256 - len(thresholds), ABOVE))[labels],
+        reliable=reliable(labels, codes, thresholds),
         truth=_truth(clip, video, stem, labels, policy, DefectCounter()),
     )

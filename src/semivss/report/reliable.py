@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt16
 
 from semivss.data.clips import Clip
-from semivss.data.codes import ABOVE, BIN_WIDTH, HIGHEST, code_of_entropy, entropy_of_code, percentile_code
+from semivss.data.codes import BIN_WIDTH, HIGHEST, class_thresholds, code_of_entropy, entropy_of_code, reliable
 from semivss.data.labels import IGNORE
 from semivss.data.palette import colorize
 from semivss.data.policy import Policy, read_labels
@@ -147,9 +147,7 @@ def thresholds(folders: Sequence[PseudoFolder], threshold: Threshold) -> Int64[n
     if threshold.kind == "absolute":
         bins = math.ceil(int(code_of_entropy(threshold.gamma, len(counts))) / BIN_WIDTH)
         return np.full(len(counts), bins * BIN_WIDTH, np.int64)
-    if threshold.per_class:
-        return np.array([percentile_code(row, threshold.alpha) for row in counts], np.int64)
-    return np.full(len(counts), percentile_code(counts.sum(0), threshold.alpha), np.int64)
+    return class_thresholds(counts, threshold.alpha, threshold.per_class)
 
 
 def _cut_text(threshold: Threshold, cuts: Int64[np.ndarray, "C"]) -> str:
@@ -175,8 +173,7 @@ def _counts(name: _Name) -> Reliability:
 
 def _dropped(labels: UInt8[np.ndarray, "H W"], codes: UInt16[np.ndarray, "H W"], cuts: Int64[np.ndarray, "C"]) -> Bool[np.ndarray, "H W"]:
     """Pixels with a pseudo label that is unreliable."""
-    table = np.append(cuts, np.full(256 - len(cuts), ABOVE))
-    return (labels != IGNORE) & (codes >= table[labels])
+    return (labels != IGNORE) & ~reliable(labels, codes, cuts)
 
 
 def _ranked(counted: Sequence[tuple[Kept, _Name]], cuts: Int64[np.ndarray, "C"]) -> Iterator[FrameRow]:

@@ -1,6 +1,5 @@
 """Pseudo labels with their entropies in, the cut between reliable and unreliable pixels out, as the recipe and the step say."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,9 +7,9 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from semivss.data.codes import ABOVE, code_of_entropy, percentile_code
+from semivss.data.codes import class_thresholds, code_of_entropy
 from semivss.data.pseudo import PseudoFolder
-from semivss.posterior import unreliability_threshold
+from semivss.posterior import unreliability_threshold, unreliability_thresholds
 from semivss.settings import Threshold
 from semivss.tensors import IGNORE
 
@@ -53,20 +52,9 @@ def cut(
             least = 0.0 if stored is None else LEAST  # and is below every one
             if not threshold.per_class:
                 return max(unreliability_threshold(doubt, unsure, alpha), least)
-            cuts = [max(_within(unsure, doubt, number, alpha), least) for number in range(num_classes)]
-            return torch.tensor(cuts, device=labels.device)
+            return unreliability_thresholds(doubt, unsure, alpha, num_classes).clamp_min(least)
 
 
-def _within(labels: Tensor, doubt: Tensor, number: int, alpha: float) -> float:
-    """The percentile among the pixels of one pseudo class."""
-    own = labels == number
-    return unreliability_threshold(doubt[own][None, None], labels[own][None, None], alpha) if bool(own.any()) else math.inf
-
-
-def _of_histograms(stored: Sequence[PseudoFolder], alpha: float, per_class: bool, device: torch.device) -> float | Tensor:
+def _of_histograms(stored: Sequence[PseudoFolder], alpha: float, per_class: bool, device: torch.device) -> Tensor:
     counts = np.sum([folder.histogram for folder in stored], axis=0)
-    if alpha <= 0:
-        return float(ABOVE)
-    if not per_class:
-        return max(float(percentile_code(counts.sum(0), alpha)), LEAST)
-    return torch.tensor([max(float(percentile_code(row, alpha)), LEAST) for row in counts], device=device)
+    return torch.tensor(class_thresholds(counts, alpha, per_class), dtype=torch.float32, device=device).clamp_min(LEAST)
