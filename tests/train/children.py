@@ -92,6 +92,35 @@ def run_rank(
     torch.save(weights | {"skipped": runs[0].counters.skipped, "counts": [one.counts.tolist() for one in counts]}, out / f"rank{rank}.pt")
 
 
+def run_label(rank: int, meeting: Path) -> None:
+    """One of two processes whose teachers label their own weak views; that of the second is damaged. Ends well if both refuse."""
+    _alone()
+    import torch
+    import torch.distributed as dist
+
+    from semivss.data.toy import toy_labels
+    from semivss.losses.matcher import NonFiniteCost
+    from semivss.models.zoo import build_segmenter
+    from semivss.settings import Model
+    from semivss.tensors import UnlabelledBatch
+    from semivss.train.semi import label
+
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    teacher = build_segmenter(Model(pixel={"channels": 8}), toy_labels()).eval()
+    frames = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    empty = torch.zeros(1, 64, 64)
+    batch = UnlabelledBatch(frames, frames[None], empty.bool(), empty.byte(), empty, ("one",))
+    assert label(batch, teacher).doubt.isfinite().all()
+    if rank == 1:
+        next(teacher.parameters()).data.fill_(torch.nan)
+    try:
+        label(batch, teacher)
+    except NonFiniteCost:
+        dist.destroy_process_group()
+        return
+    sys.exit(3)
+
+
 def _alone() -> None:
     import torch
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from children import run_rank, start, wait
+from children import run_label, run_rank, start, wait
 
 from semivss.data.policy import DefectCounter
 from semivss.data.source import open_source
@@ -73,3 +73,8 @@ def test_ddp_killed_and_resumed_ends_with_the_same_bytes(ended, recipe, tmp_path
     for rank, other in zip(ended, resumed, strict=True):
         assert equal(rank["model"], other["model"])
         assert equal(rank["best"], other["best"])
+
+
+def test_labels_of_a_damaged_teacher_are_refused_on_both_processes(tmp_path):
+    ranks = [start(run_label, rank, tmp_path / "meeting") for rank in range(2)]
+    assert [wait(rank) for rank in ranks] == [0, 0]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Bool, Float, Shaped, UInt8
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -258,11 +259,14 @@ def label(batch: UnlabelledBatch, teacher: Segmenter) -> UnlabelledBatch:
     """The teacher's labels and entropies (nats) of the weak view, at full size.
 
     Raises:
-        NonFiniteCost: the teacher's output is NaN or infinite.
+        NonFiniteCost: on every process, when the teacher's output on any of them is NaN or infinite: they skip the step together.
     """
     p = class_distribution(teacher(batch.weak), (batch.labels.shape[1], batch.labels.shape[2]), teacher.rule)
     doubt = entropy(p)
-    if not bool(doubt.isfinite().all()):
+    damaged = (~doubt.isfinite()).any().float()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(damaged, dist.ReduceOp.MAX)
+    if damaged:
         raise NonFiniteCost("the teacher's output is not finite")
     return replace(batch, labels=p.max(1).indices.to(torch.uint8), doubt=doubt)
 
