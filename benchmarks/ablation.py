@@ -2,6 +2,7 @@
 
     python benchmarks/ablation.py toy --results toy.jsonl            do what is missing, two runs side by side
     python benchmarks/ablation.py toy --results toy.jsonl --table    print the table; what was not run says so
+    python benchmarks/ablation.py toy --results toy.jsonl --plot toy.png     the differences to the control, with their intervals
     python benchmarks/ablation.py --quick                            a few steps of two cells: shows that the script works
 
 Every cell is scored on the test clips with one view and with the recipe's views; rows keep the confusion matrix of every clip, so that
@@ -15,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,32 +52,55 @@ QUICK = [
 
 
 @dataclass(frozen=True)
+class Subset:
+    """What is labelled and what is not, as overrides; and the overrides that label everything."""
+
+    few: list[str]
+    everything: list[str]
+
+
+@dataclass(frozen=True)
 class Group:
-    """Runs that share a recipe: labelled subsets with the overrides that choose them, and those that label everything."""
+    """Runs that share a recipe and its overrides."""
 
     recipe: Path
-    subsets: dict[str, list[str]]
-    everything: list[str]
+    subsets: dict[str, Subset]
     fixed: tuple[str, ...] = ()
+    modes: tuple[str, ...] = tuple(MODES)
+    seeds: tuple[int, ...] = (0, 1, 2)
 
 
+def toy_subset(first: int) -> Subset:
+    """4 labelled clips from `first` on, and the 44 after them."""
+    unlabelled = f"data.unlabelled.0.toy={{clips=44, first_clip={first + 4}}}"
+    few, everything = (f"data.train.0.toy={{clips={clips}, first_clip={first}}}" for clips in (4, 48))
+    return Subset([few, unlabelled], [everything])
+
+
+def camvid_subset(name: str) -> Subset:
+    """The lists `semi/<name>_labeled.txt` and `semi/<name>_unlabeled.txt`."""
+    few = [f"data.train.0.labelled=semi/{name}_labeled.txt", f"data.unlabelled.0.split=semi/{name}_unlabeled.txt"]
+    return Subset(few, ["data.train.0.split=train"])
+
+
+CAMVID = RECIPES / "camvid" / "semi_1_32.toml"
+SINGLE = (STUDENT, CONTROL, "online", "offline")
+LAST = ("train.evaluate_every=100000", "semi.train.evaluate_every=100000")  # no choice by the validation clips
 GROUPS = {
     "toy": Group(
         RECIPES / "toy.toml",
-        {f"clips {first}-{first + 3}": [f"data.train.0.toy={{clips=4, first_clip={first}}}"] for first in (0, 4)},
-        ["data.train.0.toy={clips=48}"],
-        ("data.test.0.toy={clips=24, frames=8, first_clip=2000}",),
+        {f"clips {first}-{first + 3}": toy_subset(first) for first in (0, 4)},
+        ("data.test.0.toy={clips=24, frames=8, first_clip=2000}", "train.steps=800", "semi.train.steps=400", *LAST),
     ),
-    "camvid": Group(
-        RECIPES / "camvid" / "semi_1_32.toml",
+    "camvid": Group(CAMVID, {f"clips_1_32 seed {n}": camvid_subset(f"clips_1_32_seed{n}") for n in range(3)}, seeds=(0,)),
+    "camvid_fractions": Group(
+        CAMVID,
         {
-            f"clips_1_32 seed {n}": [
-                f"data.train.0.labelled=semi/clips_1_32_seed{n}_labeled.txt",
-                f"data.unlabelled.0.split=semi/clips_1_32_seed{n}_unlabeled.txt",
-            ]
-            for n in range(3)
+            f"{name} seed 0": camvid_subset(f"{name}_seed0")
+            for name in ("clips_1_16", "clips_1_8", "clips_1_4", "frames_1_32", "frames_1_8")
         },
-        ["data.train.0.split=train"],
+        modes=SINGLE,
+        seeds=(0,),
     ),
 }
 
@@ -103,14 +128,15 @@ def main() -> None:
     """Parse, then run what is missing or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("group", nargs="?", choices=GROUPS, default="toy")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=None, help="all of the group by default")
     parser.add_argument("--subsets", nargs="+", type=int, default=None, help="numbers of the labelled subsets; all by default")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=None, help="all of the group by default")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--results", type=Path, default=None)
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, each with one thread")
     parser.add_argument("-o", "--override", action="append", default=[], help="as semivss run -o, for every cell; named in the rows")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--plot", type=Path, default=None)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:
@@ -118,10 +144,15 @@ def main() -> None:
         options.override, options.runs = [*QUICK, *options.override], options.runs / "quick"
         shutil.rmtree(options.runs, ignore_errors=True)
     group = GROUPS[options.group]
+    options.seeds, options.modes = options.seeds or group.seeds, options.modes or group.modes
     subsets = [name for number, name in enumerate(group.subsets) if options.subsets is None or number in options.subsets]
     results = options.results or options.runs / "results.jsonl"
-    if options.table:
-        print_table(options.group, results, options)
+    if options.table or options.plot:
+        done = [row for row in rows(results) if row["group"] == options.group and row["overrides"] == options.override]
+        if options.table:
+            print_table(done, group.modes)
+        if options.plot:
+            plot(done, group.modes, options.plot)
         return
     chains = [(options.group, subset, seed) for seed in options.seeds for subset in subsets]
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -148,7 +179,7 @@ def run_chain(group: str, subset: str, seed: int, options: argparse.Namespace, r
 def base_overrides(cell: Cell, options: argparse.Namespace) -> list[str]:
     """Subset and seed."""
     group = GROUPS[cell.group]
-    return [*group.fixed, *group.subsets[cell.subset], f"train.seed={cell.seed}", *options.override]
+    return [*group.fixed, *group.subsets[cell.subset].few, f"train.seed={cell.seed}", *options.override]
 
 
 def overrides_of(cell: Cell, options: argparse.Namespace, results: Path) -> list[str]:
@@ -156,7 +187,7 @@ def overrides_of(cell: Cell, options: argparse.Namespace, results: Path) -> list
     base = base_overrides(cell, options)
     if cell.mode == "all labels":
         recipe = resolved(GROUPS[cell.group].recipe, base)
-        return [*base, *GROUPS[cell.group].everything, f"train.steps={recipe.train.steps + recipe.semi.train.steps}"]
+        return [*base, *GROUPS[cell.group].subsets[cell.subset].everything, f"train.steps={recipe.train.steps + recipe.semi.train.steps}"]
     if cell.mode == "control, equal CPU":
         done = rows(results)
         slow, fast = (find(done, Cell(cell.group, cell.subset, mode, cell.seed), options.override) for mode in ("online", CONTROL))
@@ -257,20 +288,47 @@ def emit(row: dict[str, Any], results: Path) -> None:
     print(json.dumps({key: value for key, value in full.items() if not key.endswith("_counts")}), flush=True)
 
 
-def print_table(group: str, results: Path, options: argparse.Namespace) -> None:
-    """Markdown: mean and spread over runs, difference to the control with its interval over runs and resampled clips."""
-    done = [row for row in rows(results) if row["group"] == group and row["overrides"] == options.override]
-    print("| mode | runs | one view | scales + flip | with teacher | minus control | 95 % interval |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    control = {(row["subset"], row["seed"]): row for row in done if row["mode"] == CONTROL}
-    for mode in MODES:
+def print_table(done: list[dict[str, Any]], modes: Sequence[str]) -> None:
+    """Markdown: mean and spread over runs, difference to the control with its interval over resampled clips."""
+    print("| mode | runs | CPU seconds | one view | scales + flip | with teacher | minus control | 95 % interval |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for mode in modes:
         own = [row for row in done if row["mode"] == mode]
         if not own:
-            print(f"| {mode} | not run | | | | | |")
+            print(f"| {mode} | not run | | | | | | |")
             continue
         values = [spread([row[key] for row in own if key in row]) for key in ("single", "tta", "ensemble_tta")]
-        pairs = [(row, control[at]) for row in own if (at := (row["subset"], row["seed"])) in control and mode != CONTROL]
-        print(f"| {mode} | {len(own)} | {' | '.join(values)} | {' | '.join(difference(pairs))} |")
+        mean, interval = difference(pairs_of(done, mode))
+        shown = ["" if mean is None else f"{mean:+.1f}", "" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}"]
+        print(f"| {mode} | {len(own)} | {np.mean([row['cpu_seconds'] for row in own]):.0f} | {' | '.join([*values, *shown])} |")
+
+
+def pairs_of(done: list[dict[str, Any]], mode: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The rows of a mode, each with the control of the same subset and seed; none for the control itself."""
+    control = {(row["subset"], row["seed"]): row for row in done if row["mode"] == CONTROL}
+    own = [row for row in done if row["mode"] == mode and mode != CONTROL]
+    return [(row, control[at]) for row in own if (at := (row["subset"], row["seed"])) in control]
+
+
+def plot(done: list[dict[str, Any]], modes: Sequence[str], path: Path) -> None:
+    """Each run's difference to its control as a dot, the mean as a line, its interval as a bar."""
+    from matplotlib.figure import Figure
+
+    shown = [mode for mode in modes if pairs_of(done, mode)]
+    figure = Figure(figsize=(7, 0.55 * len(shown) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="#64748b", linewidth=1)
+    for place, mode in enumerate(shown):
+        pairs = pairs_of(done, mode)
+        mean, interval = difference(pairs)
+        if interval is not None:
+            axes.barh(place, interval[1] - interval[0], 0.5, left=interval[0], color="#bfdbfe")
+        axes.plot([mean, mean], [place - 0.25, place + 0.25], color="#1d4ed8", linewidth=2)
+        axes.plot([row["single"] - control["single"] for row, control in pairs], [place] * len(pairs), "o", color="#0f172a", markersize=4)
+    axes.set_yticks(range(len(shown)), shown)
+    axes.invert_yaxis()
+    axes.set_xlabel("mIoU of the test clips, one view, minus the control of equal steps (points)")
+    figure.savefig(path, dpi=150)
 
 
 def spread(values: list[float]) -> str:
@@ -280,20 +338,20 @@ def spread(values: list[float]) -> str:
     return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
-def difference(pairs: list[tuple[dict[str, Any], dict[str, Any]]], draws: int = 2000) -> tuple[str, str]:
-    """Mean difference in one view, and its 95 % interval under resampling of test clips, the same for all runs."""
+def difference(pairs: list[tuple[dict[str, Any], dict[str, Any]]], draws: int = 2000) -> tuple[float | None, tuple[float, float] | None]:
+    """Mean difference in one view, and its 95 % interval under resampling of the test clips, the same for all runs."""
     if not pairs:
-        return "", ""
+        return None, None
     stacks = [tuple(np.array(list(row["single_counts"].values())) for row in pair) for pair in pairs]
     number = len(stacks[0][0])
     generator = np.random.default_rng(0)
-    mean = np.mean([miou(a.sum(0)) - miou(b.sum(0)) for a, b in stacks])
+    mean = float(np.mean([miou(a.sum(0)) - miou(b.sum(0)) for a, b in stacks]))
     if number < 3:
-        return f"{mean:+.1f}", "too few clips"
+        return mean, None  # too few clips
     chosen = generator.integers(number, size=(draws, number))
     drawn = [np.mean([miou(a[pick].sum(0)) - miou(b[pick].sum(0)) for a, b in stacks]) for pick in chosen]
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return f"{mean:+.1f}", f"{low:+.1f} to {high:+.1f}"
+    return mean, (float(low), float(high))
 
 
 def miou(counts: np.ndarray) -> float:

@@ -80,6 +80,15 @@ def test_the_average_follows_by_one_minus_decay_and_counters_are_copied():
     assert model[0].weight.item() == 1.0
 
 
+def test_the_average_of_a_trained_model_does_not_run_after_its_first_steps():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 0.0)
+    average = AveragedModel(model, 0.99, ramp=False)
+    nn.init.constant_(model.weight, 1.0)
+    average.update(model, 0)
+    assert average.module.weight.item() == pytest.approx(0.01)
+
+
 def test_a_constant_model_is_its_own_average():
     model = nn.Linear(3, 3)
     average = AveragedModel(model, 0.99)

@@ -89,7 +89,8 @@ class Run:
         self.optimizer = build_optimizer(self.method.module, recipe.train)
         module, optimizer = fabric.setup(self.method.module, self.optimizer)
         module.train()
-        self.ema = AveragedModel(self.method.module, recipe.train.ema) if recipe.train.ema else None
+        fresh, decay = given.weights is None, recipe.train.ema
+        self.ema = AveragedModel(self.method.module, decay, ramp=fresh) if decay else None
         self.training = Training(self.method, module, optimizer, None if self.ema is None else self.ema.module)
         self.journal: Journal | None = None
 
