@@ -293,6 +293,8 @@ class Semi(Settings):
     train: Train = Train(ema=0.99)
     unlabelled_batch: Positive = 8  # crops beside the train.batch labelled ones
     supervised_steps: int = Field(0, ge=0)  # first steps with L_s alone
+    previous: int = Field(0, ge=0)  # mode online: earlier states of the teacher that are kept; in each step one of them labels with it
+    previous_every: Positive = 100  # steps between them
     unsupervised: float = Field(1.0, ge=0)  # lambda_u
     likelihood: float = Field(0.0, ge=0)  # weight of -log p(label) on reliable pixels, for mask classification (equations 4, 5)
     max_area_factor: float = Field(5.0, ge=1)  # largest N_all / N_reliable by which L_u is multiplied
@@ -310,6 +312,8 @@ class Semi(Settings):
             raise ValueError("semi.train.ema must be above 0 in mode online: the averaged weights are the teacher")
         if self.mode == "online" and self.threshold.kind == "dataset_percentile":
             raise ValueError('semi.threshold.kind "dataset_percentile" needs stored pseudo labels; take batch_percentile in mode online')
+        if self.mode == "offline" and self.previous:
+            raise ValueError("semi.previous needs mode online: the labels of mode offline are made before")
         if self.contrast.weight and self.contrast.teacher == "ema" and not self.train.ema and self.mode != "supervised":
             raise ValueError('semi.train.ema must be above 0, or semi.contrast.teacher = "self"')
         return self

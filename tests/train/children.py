@@ -110,11 +110,11 @@ def run_label(rank: int, meeting: Path) -> None:
     frames = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     empty = torch.zeros(1, 64, 64)
     batch = UnlabelledBatch(frames, frames[None], empty.bool(), empty.byte(), empty, ("one",))
-    assert label(batch, teacher).doubt.isfinite().all()
+    assert label(batch, [teacher]).doubt.isfinite().all()
     if rank == 1:
         next(teacher.parameters()).data.fill_(torch.nan)
     try:
-        label(batch, teacher)
+        label(batch, [teacher])
     except NonFiniteCost:
         dist.destroy_process_group()
         return

@@ -17,6 +17,7 @@ from semivss.settings import Threshold
 from semivss.tensors import IGNORE
 from semivss.train.loop import train
 from semivss.train.method import Given
+from semivss.train.previous import PreviousTeachers
 from semivss.train.threshold import alpha_at, cut
 
 STEPS = 8
@@ -71,6 +72,7 @@ def retrain(labelled_run: Path, out: Path, **semi) -> list[dict[str, str]]:
 MODES = {
     "offline": {},
     "online": {"mode": "online"},
+    "online, earlier teachers": {"mode": "online", "previous": 2, "previous_every": 2},
     "without contrast": {"contrast": {"weight": 0}},
     "own features": {"contrast": {"teacher": "self", "stride": 8}},
     "published sets": {"contrast": {"anchor_set": "code", "prototypes": True}},
@@ -91,6 +93,26 @@ def test_every_mode_trains(labelled_run, tmp_path, semi):
         assert "loss_contrast" not in rows[0]
     else:
         assert float(rows[-1]["loss_contrast"]) > 0
+
+
+def test_the_last_states_of_the_teacher_are_kept_and_drawn():
+    model = torch.nn.Linear(1, 1, bias=False)
+    teachers, generator = PreviousTeachers(model, most=2, every=10), torch.Generator().manual_seed(0)
+    assert teachers.draw(generator) == []
+    for step in range(35):
+        torch.nn.init.constant_(model.weight, float(step))
+        teachers.look(model, step)
+        teachers.look(model, step)  # the second micro-batch of the step
+    assert {teachers.draw(generator)[0].weight.item() for _ in range(20)} == {20.0, 30.0}
+    assert not any(parameter.requires_grad for parameter in teachers.draw(generator)[0].parameters())
+    resumed = PreviousTeachers(model, most=2, every=10)
+    resumed.load_state_dict(teachers.state_dict())
+    assert {resumed.draw(generator)[0].weight.item() for _ in range(20)} == {20.0, 30.0}
+
+
+def test_earlier_teachers_need_the_online_mode(labelled_run):
+    with pytest.raises(SemivssError, match=r"semi\.previous needs mode online"):
+        semi_recipe(labelled_run / "tiny_world", previous=2)
 
 
 def test_each_channel_goes_to_one_of_the_two_views():
@@ -130,7 +152,7 @@ def test_the_linear_schedule_ends_with_all_pixels(labelled_run, tmp_path):
 def test_interrupted_anywhere_it_ends_bitwise_equal(labelled_run, tmp_path, mode):
     from semivss.train import loop
 
-    settings = {"mode": mode, "contrast": {"prototypes": True}}
+    settings = {"mode": mode, "contrast": {"prototypes": True}} | ({"previous": 2, "previous_every": 2} if mode == "online" else {})
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     retrain(labelled_run, whole, **settings)
     original, done = loop.train_step, []

@@ -34,6 +34,7 @@ from semivss.tensors import IGNORE, Batch, Split, UnlabelledBatch
 from semivss.train.contrast import Contrast, build_representation
 from semivss.train.method import Given
 from semivss.train.mixing import mix
+from semivss.train.previous import PreviousTeachers
 from semivss.train.threshold import alpha_at, cut
 
 IN_VAIN = 100  # batches in a row without a reliable pixel until retraining stops
@@ -194,6 +195,9 @@ class SemiSupervised:
         self._contrast = None
         if self.module.representation is not None:
             self._contrast = Contrast(semi.contrast, segmenter.label_set, segmenter.rule, fabric.device)
+        self._previous = None
+        if semi.mode == "online" and semi.previous:
+            self._previous = PreviousTeachers(segmenter, semi.previous, semi.previous_every)
         self._notes: dict[str, float] = {}
         self._in_vain = 0
 
@@ -221,19 +225,22 @@ class SemiSupervised:
         return self._notes
 
     def state_dict(self) -> dict[str, Any]:
-        return {"in_vain": self._in_vain} | ({} if self._contrast is None else self._contrast.state_dict())
+        kept = {"in_vain": self._in_vain} | ({} if self._contrast is None else self._contrast.state_dict())
+        return kept | ({"previous": self._previous.state_dict()} if self._previous else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._in_vain = state["in_vain"]
         if self._contrast is not None:
             self._contrast.load_state_dict(state)
+        if self._previous is not None:
+            self._previous.load_state_dict(state["previous"])
 
     @torch.no_grad()
     def _targets(self, batch: UnlabelledBatch, average: nn.Module | None, step: int, generator: torch.Generator) -> Targets:
         """Label the weak view (online), mix, split by entropy."""
         if self._semi.mode == "online":
             assert average is not None
-            batch = label(batch, cast(Segmenter, average.segmenter))
+            batch = label(batch, self._teachers(cast(Segmenter, average.segmenter), step, generator))
         batch = replace(batch, labels=batch.labels.masked_fill(~batch.inside, IGNORE))
         strong = self._semi.strong
         if float(torch.rand((), generator=generator)) < strong.mix_chance:
@@ -253,15 +260,26 @@ class SemiSupervised:
             )
         return targets
 
+    def _teachers(self, average: Segmenter, step: int, generator: torch.Generator) -> list[Segmenter]:
+        """Who labels in this step."""
+        if self._previous is None:
+            return [average]
+        self._previous.look(average, step)
+        return [average, *cast(list[Segmenter], self._previous.draw(generator))]
+
 
 @torch.no_grad()
-def label(batch: UnlabelledBatch, teacher: Segmenter) -> UnlabelledBatch:
-    """The teacher's labels and entropies (nats) of the weak view, at full size.
+def label(batch: UnlabelledBatch, teachers: Sequence[Segmenter]) -> UnlabelledBatch:
+    """Labels and entropies (nats) of the weak view, at full size, by the teachers' mean distribution.
 
     Raises:
-        NonFiniteCost: on every process, when the teacher's output on any of them is NaN or infinite: they skip the step together.
+        NonFiniteCost: on every process, when a teacher's output on any of them is NaN or infinite: they skip the step together.
     """
-    p = class_distribution(teacher(batch.weak), (batch.labels.shape[1], batch.labels.shape[2]), teacher.rule)
+    size = (batch.labels.shape[1], batch.labels.shape[2])
+    p = class_distribution(teachers[0](batch.weak), size, teachers[0].rule)
+    for other in teachers[1:]:
+        p += class_distribution(other(batch.weak), size, other.rule)
+    p /= len(teachers)
     doubt = entropy(p)
     damaged = (~doubt.isfinite()).any().float()
     if dist.is_available() and dist.is_initialized():
