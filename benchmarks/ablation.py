@@ -30,8 +30,8 @@ CONTROL = "control, equal steps"
 MODES: dict[str, list[str]] = {
     STUDENT: [],
     CONTROL: ["semi.mode=supervised"],
-    "control, equal CPU": ["semi.mode=supervised"],  # with as many more steps as "online" takes CPU time
     "online": ["semi.mode=online"],
+    "control, equal CPU": ["semi.mode=supervised"],  # with as many more steps as "online" takes CPU time
     "online, no L_c": ["semi.mode=online", "semi.contrast.weight=0"],
     "offline": ["semi.mode=offline"],
     "offline, no L_c": ["semi.mode=offline", "semi.contrast.weight=0"],
@@ -90,7 +90,7 @@ GROUPS = {
     "toy": Group(
         RECIPES / "toy.toml",
         {f"clips {first}-{first + 3}": toy_subset(first) for first in (0, 4)},
-        ("data.test.0.toy={clips=24, frames=8, first_clip=2000}", "train.steps=800", "semi.train.steps=400", *LAST),
+        ("data.test.0.toy={clips=24, frames=8, first_clip=2000}", "train.steps=800", "semi.train.steps=800", "semi.train.ema=0.995", *LAST),
     ),
     "camvid": Group(CAMVID, {f"clips_1_32 seed {n}": camvid_subset(f"clips_1_32_seed{n}") for n in range(3)}, seeds=(0,)),
     "camvid_fractions": Group(
