@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semivss.data.codes import ABOVE, BIN_WIDTH, BINS, code_histogram, code_of_entropy, entropy_of_code, percentile_code
+from semivss.data.codes import ABOVE, BIN_WIDTH, BINS, code_histogram, code_of_entropy, entropy_of_code, percentile_code, reliable
 
 
 def histogram(codes: np.ndarray) -> np.ndarray:
@@ -59,3 +59,10 @@ def test_ties_are_unreliable() -> None:
 def test_no_code_reaches_the_threshold_of_nothing(alpha: float, counts: np.ndarray) -> None:
     assert percentile_code(counts, alpha) == ABOVE > 65535
     assert percentile_code(np.ones(BINS, np.int64), 100.0) == 0
+
+
+def test_reliable_pixels_have_a_label_and_a_code_below_the_threshold_of_its_class():
+    labels = np.array([[0, 0, 1, 1, 255]], np.uint8)
+    codes = np.array([[15, 16, 31, 32, 0]], np.uint16)
+    assert reliable(labels, codes, np.array([16, 32])).tolist() == [[True, False, True, False, False]]
+    assert reliable(labels, codes, np.array([ABOVE, ABOVE])).tolist() == [[True, True, True, True, False]]

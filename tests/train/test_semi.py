@@ -10,6 +10,7 @@ from children import run_cli, start, wait
 from PIL import Image
 
 from semivss.errors import SemivssError, WeightsError
+from semivss.models.segmenter import Segmenter
 from semivss.pipeline import run
 from semivss.plan import plan
 from semivss.recipe import Recipe, dump_recipe, parse_recipe
@@ -113,6 +114,16 @@ def test_the_last_states_of_the_teacher_are_kept_and_drawn():
 def test_earlier_teachers_need_the_online_mode(labelled_run):
     with pytest.raises(SemivssError, match=r"semi\.previous needs mode online"):
         semi_recipe(labelled_run / "tiny_world", previous=2)
+
+
+def test_the_average_of_the_students_weights_keeps_its_decay_from_the_first_step(labelled_run, tmp_path):
+    retrain(labelled_run, tmp_path / "out", mode="online", train={"steps": 1, "ema": 0.9, "log_every": 1, "checkpoint_every": 1})
+    begun = Segmenter.from_pretrained(labelled_run / "run" / "student" / "model").state_dict()
+    saved = torch.load(tmp_path / "out" / "last.ckpt", weights_only=True)
+    for name, first in begun.items():
+        if first.is_floating_point():
+            stepped, average = (saved[key][f"segmenter.{name}"] for key in ("model", "ema"))
+            torch.testing.assert_close(average, first + 0.1 * (stepped - first))
 
 
 def test_each_channel_goes_to_one_of_the_two_views():
