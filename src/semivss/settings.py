@@ -259,6 +259,7 @@ class Contrast(Settings):
     confidence: Share = 0.3  # delta_p: least probability of an anchor's class
     low_rank: Positive = 3  # r_l: a labelled pixel is a negative of the classes before this rank
     high_rank: Positive = 20  # r_h: an unreliable pixel is a negative of the classes from r_l up to before this rank
+    share: float = Field(1.0, gt=0, le=1)  # of the labelled and of the unlabelled crops of a batch; L_c and its teacher see these alone
     bank: Positive = 4096  # keys a class
     keys: Positive = 256  # new keys a class and step, at most
     anchor_set: Literal["paper", "code"] = "paper"  # unlabelled anchors: all reliable pixels | the alpha percent of lowest entropy

@@ -16,9 +16,11 @@ from semivss.plan import plan
 from semivss.recipe import Recipe, dump_recipe, parse_recipe
 from semivss.settings import Threshold
 from semivss.tensors import IGNORE
+from semivss.train.contrast import Contrast
 from semivss.train.loop import train
 from semivss.train.method import Given
 from semivss.train.previous import PreviousTeachers
+from semivss.train.semi import SemiObjective, Targets
 from semivss.train.threshold import alpha_at, cut
 
 STEPS = 8
@@ -79,6 +81,7 @@ MODES = {
     "published sets": {"contrast": {"anchor_set": "code", "prototypes": True}},
     "two views": {"strong": {"views": 2, "mix": "classmix", "mix_chance": 1.0}},
     "dataset percentile": {"threshold": {"kind": "dataset_percentile", "per_class": True}},
+    "a share of the crops": {"contrast": {"share": 0.5}},
     "bf16": {"train": {"precision": "bf16"}},
     "absolute": {"mode": "online", "threshold": {"kind": "absolute", "gamma": 1.2}},
 }
@@ -138,6 +141,29 @@ def test_each_channel_goes_to_one_of_the_two_views():
         assert (first[1] == 1).all()
         assert set(first[dealt].unique().tolist()) == {0, 2}
         assert not torch.equal(first[0], first[2])
+
+
+def test_the_contrastive_loss_may_see_the_first_crops_alone(labelled_run):
+    """Half of 2 labelled and 3 unlabelled crops are 1 and 2: what the others show changes L_c only where it sees them."""
+
+    def term(share: float, changed: int) -> float:
+        semi = semi_recipe(labelled_run / "tiny_world", contrast={"share": share, "teacher": "self", "confidence": 0}).semi
+        model = Segmenter.from_pretrained(labelled_run / "run" / "student" / "model")
+        torch.manual_seed(0)
+        objective = SemiObjective(model, semi).eval()  # in training the statistics of the batch would tie the crops together
+        generator = torch.Generator().manual_seed(0)
+        frames = torch.randint(256, (5, 3, 32, 48), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(len(model.label_set), (5, 32, 48), dtype=torch.uint8, generator=generator)
+        doubt = torch.rand(3, 32, 48, generator=generator)
+        frames[changed] = 0
+        targets = Targets(frames[None, 2:], labels[2:], doubt, 0.5, 50.0)
+        contrast = Contrast(semi.contrast, model.label_set, model.rule, torch.device("cpu"))
+        return float(objective(frames[:2], labels[:2], targets, contrast, generator)["contrast"].detach())
+
+    whole, part = ([term(share, changed) for changed in range(5)] for share in (1.0, 0.5))
+    assert len(set(whole)) == 5
+    assert part[1] == part[4]  # neither of the two is seen
+    assert len(set(part)) == 4
 
 
 def test_the_control_sees_no_unlabelled_frame(labelled_run, tmp_path):

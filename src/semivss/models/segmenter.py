@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, channels_last, nn, tensor
 
 from semivss.data.labels import LabelSet
@@ -77,7 +77,7 @@ class Segmenter(nn.Module):
         return load_segmenter(cls, Path(folder))
 
 
-def take_images(output: MaskLogits | PixelLogits, images: slice) -> MaskLogits | PixelLogits:
+def take_images(output: MaskLogits | PixelLogits, images: slice | Int64[Tensor, "n"]) -> MaskLogits | PixelLogits:
     """The part of an output that belongs to some images of the batch."""
     features = output.pixel_features[images]
     match output:

@@ -1,5 +1,6 @@
 """The student's representation and a teacher's view of the same crops in, L_c out: what has to be kept from step to step for it."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -42,9 +43,13 @@ class Contrast:
         self._watch = ContrastWatch(label_set.names)
         self._view: tuple[Tensor, Tensor] | None = None  # the teacher's distribution and representation
 
+    def crops(self, labelled: int, unlabelled: int) -> tuple[int, int]:
+        """How many of the labelled and of the unlabelled crops L_c sees: the first ones of each."""
+        return math.ceil(self._settings.share * labelled), math.ceil(self._settings.share * unlabelled)
+
     @torch.no_grad()
     def look(self, average: nn.Module | None, frames: UInt8[Tensor, "N 3 H W"]) -> None:
-        """Let the teacher see the crops that the student is about to see. With teacher "self" the student's own view will do."""
+        """Let the teacher see the crops of L_c, which the student is about to see. With teacher "self" the student's own view will do."""
         self._view = None
         if self._settings.teacher == "ema":
             assert average is not None
@@ -63,7 +68,7 @@ class Contrast:
         """lambda_c L_c; the bank takes in this step's keys.
 
         Args:
-            z: representation of labelled and unlabelled crops.
+            z: representation of the labelled and unlabelled crops that it sees.
             output: the student's logits of the same crops.
             labels: of people, then pseudo labels before the split; 255 = none.
             targets: `semi.Targets` of the unlabelled ones.

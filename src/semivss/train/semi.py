@@ -104,6 +104,10 @@ class Targets:
         """
         self.strong, self.labels, self.doubt, self.gamma, self.alpha = strong, labels, doubt, gamma, alpha
 
+    def first(self, crops: int) -> "Targets":
+        """Those of the first crops, under the whole batch's threshold."""
+        return Targets(self.strong[:, :crops], self.labels[:crops], self.doubt[:crops], self.gamma, self.alpha)
+
     def split(self) -> Split:
         """Reliable labels, and where they are not."""
         return split_labels(self.labels, self.doubt, self.gamma)
@@ -147,9 +151,13 @@ class SemiObjective(nn.Module):
                 terms[f"unlabelled_{name}"] = terms.get(f"unlabelled_{name}", 0) + term / views
         if contrast is None or self.representation is None:
             return terms | self._idle()
-        seen = take_images(output, slice(len(frames) + crops))
+        given, guessed = contrast.crops(len(frames), crops)
+        images: slice | Tensor = slice(given + guessed)  # no copy where L_c sees all labelled crops
+        if given < len(frames):
+            images = torch.cat([torch.arange(given), len(frames) + torch.arange(guessed)]).to(frames.device)
+        seen, targets = take_images(output, images), targets.first(guessed)
         z = self.representation(seen.pixel_features)
-        return terms | {"contrast": contrast.loss(z, seen, torch.cat([labels, targets.labels]), targets, generator)}
+        return terms | {"contrast": contrast.loss(z, seen, torch.cat([labels[:given], targets.labels]), targets, generator)}
 
     def _idle(self) -> dict[str, Tensor]:
         """A term of 0 that keeps an unused representation head in the graph: DDP waits for the gradient of every parameter."""
@@ -217,7 +225,8 @@ class SemiSupervised:
         frames, labels = batch.labelled.flat()
         targets = None if batch.unlabelled is None else self._targets(batch.unlabelled, average, step, generator)
         if targets is not None and self._contrast is not None:
-            self._contrast.look(average, torch.cat([frames, targets.strong[0]]))
+            given, guessed = self._contrast.crops(len(frames), len(targets.labels))
+            self._contrast.look(average, torch.cat([frames[:given], targets.strong[0, :guessed]]))
         terms: dict[str, Tensor] = module(frames, labels, targets, self._contrast, generator)
         return terms
 
