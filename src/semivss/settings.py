@@ -264,7 +264,7 @@ class Contrast(Settings):
     keys: Positive = 256  # new keys a class and step, at most
     anchor_set: Literal["paper", "code"] = "paper"  # unlabelled anchors: all reliable pixels | the alpha percent of lowest entropy
     teacher: Literal["ema", "self"] = "ema"  # whose features are keys and prototypes: those of the averaged student | its own, detached
-    prototypes: bool = False  # average the positive keys over time
+    prototypes: bool = False  # average the positive keys over time; in one process alone
 
     @model_validator(mode="after")
     def _ranks(self) -> "Contrast":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from children import run_cli, start, wait
+from lightning_fabric import Fabric
 from PIL import Image
 
 from semivss.errors import SemivssError, WeightsError
@@ -284,6 +285,12 @@ def test_another_alpha_relabels_nothing_and_takes_effect(labelled_run, tmp_path)
     run(semi_recipe(labelled_run / "tiny_world", threshold={"alpha": 60}), out, until="retrain", again=True)
     assert {path: path.stat().st_mtime_ns for path in (out / "pseudo").rglob("*.png")} == labels
     assert (out / "retrained" / "model" / "model.safetensors").read_bytes() != before
+
+
+def test_averaged_prototypes_are_refused_with_several_processes(labelled_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Fabric, "world_size", 2)
+    with pytest.raises(SemivssError, match="prototypes works in one process"):
+        retrain(labelled_run, tmp_path / "out", contrast={"prototypes": True})
 
 
 def test_nothing_reliable_stops_with_a_line(labelled_run, tmp_path, monkeypatch):

@@ -202,6 +202,11 @@ class SemiSupervised:
         self.module = SemiObjective(segmenter, semi)
         self._contrast = None
         if self.module.representation is not None:
+            if semi.contrast.prototypes and fabric.world_size > 1:
+                raise SemivssError(
+                    f"{recipe.name}: semi.contrast.prototypes works in one process, since each of {fabric.world_size} would keep its own "
+                    "and a checkpoint holds one; leave it out, or train in one process"
+                )
             self._contrast = Contrast(semi.contrast, segmenter.label_set, segmenter.rule, fabric.device)
         self._previous = None
         if semi.mode == "online" and semi.previous:
