@@ -90,7 +90,14 @@ GROUPS = {
     "toy": Group(
         RECIPES / "toy.toml",
         {f"clips {first}-{first + 3}": toy_subset(first) for first in (0, 4)},
-        ("data.test.0.toy={clips=24, frames=8, first_clip=2000}", "train.steps=800", "semi.train.steps=800", "semi.train.ema=0.995", *LAST),
+        (
+            "data.test.0.toy={clips=24, frames=8, first_clip=2000}",
+            "train.steps=800",
+            "semi.train.steps=800",
+            "semi.train.ema=0.995",
+            "semi.contrast.share=1",
+            *LAST,
+        ),
     ),
     "camvid": Group(CAMVID, {f"clips_1_32 seed {n}": camvid_subset(f"clips_1_32_seed{n}") for n in range(3)}, seeds=(0,)),
     "camvid_fractions": Group(
