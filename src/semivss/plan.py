@@ -30,10 +30,11 @@ class Step:
     make: Callable[[], None]
     together: bool = False  # whether all processes of a torchrun take part
     guard: Callable[[], None] | None = None  # as `Stage.guard`
+    piecewise: bool = False  # as `Stage.piecewise`
 
     def stage(self) -> Stage:
         """The stage with its present inputs."""
-        return Stage(self.title, self.folder, self.inputs(), self.guard)
+        return Stage(self.title, self.folder, self.inputs(), self.guard, self.piecewise)
 
 
 def plan(recipe: Recipe, out: Path, *, accept_edited: bool = False) -> list[Step]:
@@ -113,7 +114,8 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
         members = [Segmenter.from_pretrained(model / "model") for model in models]
         pseudo_label(members, open_source(source, recipe.data.policy), folder, recipe.pseudo, policy=recipe.data.policy)
 
-    return Step("pseudo-label", f"pseudo-label {folder.name}", folder, inputs, make, guard=lambda: _no_corrections(folder))
+    title = f"pseudo-label {folder.name}"
+    return Step("pseudo-label", title, folder, inputs, make, guard=lambda: _no_corrections(folder), piecewise=True)
 
 
 def _no_corrections(folder: Path) -> None:
@@ -173,4 +175,4 @@ def _prediction(title: str, models: Sequence[Path], source: Source, folder: Path
         members = [Segmenter.from_pretrained(model / "model") for model in models]
         predict(members, open_source(source, recipe.data.policy), folder, settings, policy=recipe.data.policy)
 
-    return Step("predict", title, folder, inputs, make)
+    return Step("predict", title, folder, inputs, make, piecewise=True)

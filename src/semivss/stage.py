@@ -29,6 +29,7 @@ class Stage:
     folder: Path
     inputs: Mapping[str, str]
     guard: Callable[[], None] | None = None  # raises SemivssError where the folder holds what cannot be made again, before it is cleared
+    piecewise: bool = False  # its work goes through the folder by itself, keeps what still fits and makes the rest anew
 
     def is_done(self, again: bool) -> bool:
         """Whether the folder was finished with these inputs.
@@ -50,8 +51,9 @@ class Stage:
                 f"{self.folder}: stage {self.name} was made with other inputs ({changed}); add --again to redo it, or use another --out"
             )
         if not self._is_bare():
-            say(f"{self.name}: made anew, because of {changed}")
-            self.clear()
+            say(f"{self.name}: {'brought up to date' if self.piecewise else 'made anew'}, because of {changed}")
+            if not self.piecewise:
+                self.clear()
         self._write(finished=False)
         return False
 

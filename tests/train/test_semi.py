@@ -10,6 +10,7 @@ from children import run_cli, start, wait
 from lightning_fabric import Fabric
 from PIL import Image
 
+from semivss.data.pseudo import open_pseudo
 from semivss.errors import SemivssError, WeightsError
 from semivss.models.segmenter import Segmenter
 from semivss.pipeline import run
@@ -62,7 +63,6 @@ def step(recipe: Recipe, out: Path, name: str):
 
 def retrain(labelled_run: Path, out: Path, **semi) -> list[dict[str, str]]:
     """Retrain into `out` from the fixture's student and pseudo labels; the journal."""
-    from semivss.data.pseudo import open_pseudo
     from semivss.plan import retraining_recipe
 
     recipe = retraining_recipe(semi_recipe(labelled_run / "tiny_world", **semi))
@@ -285,6 +285,28 @@ def test_another_alpha_relabels_nothing_and_takes_effect(labelled_run, tmp_path)
     run(semi_recipe(labelled_run / "tiny_world", threshold={"alpha": 60}), out, until="retrain", again=True)
     assert {path: path.stat().st_mtime_ns for path in (out / "pseudo").rglob("*.png")} == labels
     assert (out / "retrained" / "model" / "model.safetensors").read_bytes() != before
+
+
+def test_more_video_is_labelled_beside_what_is_labelled(labelled_run, tmp_path, capsys):
+    import shutil
+
+    world, out = tmp_path / "world", tmp_path / "run"
+    shutil.copytree(labelled_run / "tiny_world", world)
+    (world / "one.txt").write_text("a\n")
+    recipe = semi_recipe(world)
+    one = recipe.data.unlabelled[0].model_copy(update={"split": "one"})
+    run(recipe.model_copy(update={"data": recipe.data.model_copy(update={"unlabelled": (one,)})}), out, until="pseudo-label")
+    path = out / "pseudo" / "a" / "00000000.png"
+    Image.fromarray(np.full(np.asarray(Image.open(path)).shape, 2, np.uint8)).save(path)
+    labels = {path: path.stat().st_mtime_ns for path in (out / "pseudo" / "a").rglob("*.png")}
+    with pytest.raises(SemivssError, match=r'source.split: "one" -> "train".*--again'):
+        run(recipe, out, until="pseudo-label")
+    run(recipe, out, until="pseudo-label", again=True)
+    assert "pseudo-label pseudo: brought up to date" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (out / "pseudo" / "a").rglob("*.png")} == labels
+    opened = open_pseudo(out / "pseudo", accept_edited=True)
+    assert set(opened.stems) == {"a", "b"}
+    assert opened.edited == ("a/00000000",)
 
 
 def test_averaged_prototypes_are_refused_with_several_processes(labelled_run, tmp_path, monkeypatch):
