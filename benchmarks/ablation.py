@@ -27,6 +27,7 @@ import numpy as np
 RECIPES = Path(__file__).parents[1] / "recipes"
 STUDENT = "labelled only"
 CONTROL = "control, equal steps"
+SUREST = 'semi.threshold={alpha=50, schedule="constant", per_class=true}'  # the surer half of every pseudo class, to the end
 MODES: dict[str, list[str]] = {
     STUDENT: [],
     CONTROL: ["semi.mode=supervised"],
@@ -35,6 +36,8 @@ MODES: dict[str, list[str]] = {
     "online, no L_c": ["semi.mode=online", "semi.contrast.weight=0"],
     "offline": ["semi.mode=offline"],
     "offline, no L_c": ["semi.mode=offline", "semi.contrast.weight=0"],
+    "offline, by class": ["semi.mode=offline", SUREST],
+    "offline, by class, aligned": ["semi.mode=offline", SUREST, "pseudo.align=1"],
     "all labels": [],
 }
 QUICK = [
@@ -178,7 +181,7 @@ def run_chain(group: str, subset: str, seed: int, options: argparse.Namespace, r
         overrides = overrides_of(cell, options, results)
         if mode != "all labels":
             semivss(base, GROUPS[group].recipe, [*base_overrides(cell, options), "semi.mode=offline"], "pseudo-label")
-            adopt(base, out)
+            adopt(base, out, labels=not any(override.startswith("pseudo.") for override in MODES[mode]))
         semivss(out, GROUPS[group].recipe, overrides, "student" if mode in (STUDENT, "all labels") else "retrain")
         emit(cell.key() | {"overrides": options.override} | measured(out, mode), results)
 
@@ -221,9 +224,9 @@ def semivss(out: Path, recipe: Path, overrides: list[str], until: str) -> None:
         sys.exit(done.returncode)
 
 
-def adopt(base: Path, out: Path) -> None:
-    """Take over the supervised models and pseudo labels as hard links: they are only read."""
-    for name in ("teacher", "student", "pseudo"):
+def adopt(base: Path, out: Path, labels: bool) -> None:
+    """Take over the supervised models, and pseudo labels where these are the cell's own too, as hard links: they are only read."""
+    for name in ("teacher", "student", *(["pseudo"] if labels else [])):
         if (base / name).is_dir() and not (out / name).exists():
             shutil.copytree(base / name, out / name, copy_function=os.link)
 

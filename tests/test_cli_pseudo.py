@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from semivss.cli import main
+from semivss.data.labels import LabelSet
 from semivss.data.pseudo import open_pseudo
 from semivss.data.toy_files import write_toy
 from semivss.data.vspw import read_vspw
@@ -65,6 +66,28 @@ def test_label_and_inspect(world: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert f"corrected by hand, and taken as certain: {video}/{edited.stem}" in capsys.readouterr().out
 
 
+def test_labels_are_aligned_with_a_labelled_set(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [world / "model0", world / "set", "--split", "val", "--out", tmp_path / "pseudo", "--align-to", world / "set"]
+    assert semivss(monkeypatch, "pseudo-label", *words) == 0
+    known = json.loads((tmp_path / "pseudo" / "alignment.json").read_text())
+    truth = read_vspw(world / "set", "train")
+    labels = np.concatenate([clip.labels(index).ravel() for clip in truth.clips for index in range(len(clip.stems))])
+    counts = np.bincount(labels[labels != 255], minlength=12)
+    assert known["wanted"] == pytest.approx(counts / counts.sum())
+    assert open_pseudo(tmp_path / "pseudo").made_from["factors"] == known["factors"]
+
+
+def test_alignment_with_other_classes_is_refused(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = LabelSet("two", ("cow", "grass"), ((255, 0, 0), (0, 255, 0)), (False,) * 2)
+    build_segmenter(Model(backbone="tiny", pixel=PixelHead(channels=8)), two).save_pretrained(tmp_path / "cows")
+    words = [tmp_path / "cows", world / "set", "--out", tmp_path / "pseudo", "--align-to", world / "set"]
+    assert semivss(monkeypatch, "pseudo-label", *words) == 2
+    assert "give --align-to masks of their classes" in capsys.readouterr().err
+    assert not (tmp_path / "pseudo").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -73,6 +96,7 @@ def test_label_and_inspect(world: Path, tmp_path: Path, monkeypatch: pytest.Monk
         (["pseudo-label", "model0", "set", "--window", "-1"], "window"),
         (["pseudo-label", "model0", "set", "--weights", "1,2"], "2 weights for 1 models"),
         (["pseudo-label", "model0", "nothing"], "no such file"),
+        (["pseudo-label", "model0", "set", "--align-to", "nothing"], "nothing"),
         (["pseudo", "inspect", "set"], "no finished pseudo labels"),
     ],
 )

@@ -146,6 +146,9 @@ def pseudo_label(
     stride: Stride = None,
     base: Base = None,
     window: Annotated[int, typer.Option(help="Frames on either side whose distributions, warped by optical flow, join the mean.")] = 0,
+    align_to: Annotated[
+        Path | None, typer.Option(help="Labelled data set whose shares of the classes the mean prediction is moved to.")
+    ] = None,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the largest probability.")] = False,
     top_classes: Annotated[int, typer.Option(help="Also write the ids of so many likely classes, at stride 8.")] = 0,
     policy: Policy = "strict",
@@ -157,10 +160,10 @@ def pseudo_label(
 
     views = _views("pseudo-label", words, scales, flip, crop, stride, base)
     shares = _numbers("--weights", weights) if weights else ()
-    extra = {"window": window, "confidence": confidence, "top_classes": top_classes}
+    extra = {"window": window, "align": 1.0 if align_to else 0.0, "confidence": confidence, "top_classes": top_classes}
     settings = checked(PseudoLabels, "pseudo-label", views=views, weights=shares, **extra)
     models, inputs = models_and_inputs(words)
-    pseudo_label_paths(models, inputs, out, settings, split=split, policy=policy)
+    pseudo_label_paths(models, inputs, out, settings, split=split, policy=policy, align_to=align_to)
 
 
 @pseudo.command("inspect")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from semivss import layout
 from semivss.data.pseudo import PseudoFolder, open_pseudo
+from semivss.data.shares import class_shares
 from semivss.data.source import open_source
 from semivss.errors import SemivssError
 from semivss.hashes import pseudo_hash, split_hash, weights_hash
@@ -112,7 +113,10 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
         from semivss.models.segmenter import Segmenter
 
         members = [Segmenter.from_pretrained(model / "model") for model in models]
-        pseudo_label(members, open_source(source, recipe.data.policy), folder, recipe.pseudo, policy=recipe.data.policy)
+        policy, wanted = recipe.data.policy, None
+        if recipe.pseudo.align:
+            wanted = class_shares([open_source(labelled, policy) for labelled in recipe.data.train], policy)
+        pseudo_label(members, open_source(source, policy), folder, recipe.pseudo, policy=policy, wanted=wanted)
 
     title = f"pseudo-label {folder.name}"
     return Step("pseudo-label", title, folder, inputs, make, guard=lambda: _no_corrections(folder), piecewise=True)

@@ -98,6 +98,13 @@ def covered_pixels(cells: tuple[int, ...], size: tuple[int, int]) -> tuple[int, 
     return size
 
 
+def align(p: Float[Tensor, "B C H W"], factors: Float[Tensor, "C"]) -> Float[Tensor, "B C H W"]:
+    """p_c f_c over their sum: distribution alignment (arXiv 1911.09785, section 3.1). A pixel whose products are all 0 stays as it is."""
+    product = p * factors[:, None, None]
+    total = product.sum(1, keepdim=True)
+    return torch.where(total > 0, product / total.clamp_min(torch.finfo(p.dtype).tiny), p)
+
+
 def entropy(p: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
     """In nats: 0 for a one-hot pixel, log C for a uniform one (arXiv 2406.00587, equation 1)."""
     parts = [torch.special.entr(part).sum(1) for part in torch.split(p, _CLASSES_AT_ONCE, dim=1)]

@@ -232,6 +232,7 @@ class PseudoLabels(Settings):
     views: Views = Views()
     weights: tuple[Annotated[float, Field(ge=0)], ...] = ()  # of teacher, where there is one, and student; empty = equal
     window: int = Field(0, ge=0)  # frames on either side whose distributions, warped by optical flow, join the mean; 0 = none
+    align: Share = 0.0  # how far the mean prediction is moved to the classes' shares in the labelled frames (ReMixMatch); 0 = not at all
     confidence: bool = False  # also write the largest probability
     top_classes: int = Field(0, ge=0)  # also write the ids of so many most likely classes at stride 8; 0 = none
     batch: Positive = 4  # windows a forward pass

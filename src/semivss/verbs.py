@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from semivss.atomic import atomic_json, demand_folder, newest
+from semivss.data.clips import VideoDataset
 from semivss.data.policy import DefectCounter, Policy
+from semivss.data.shares import class_shares
 from semivss.data.source import open_source
 from semivss.errors import DataError, RecipeError, SemivssError
 from semivss.hashes import split_hash
@@ -49,6 +51,7 @@ def pseudo_label_paths(
     *,
     split: str | None = None,
     policy: Policy = "strict",
+    align_to: Path | None = None,
 ) -> None:
     """Label a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
     demand_words(models, source, out)
@@ -58,8 +61,16 @@ def pseudo_label_paths(
 
     members = [Segmenter.from_pretrained(model_folder(path)) for path in models]
     left_out = DefectCounter()
+    wanted = None
+    if align_to is not None:
+        labelled = _data_set(align_to, "train", "auto", policy)
+        if labelled.label_set.names != members[0].label_set.names:
+            raise DataError(
+                f"{align_to}: has the classes of {labelled.label_set.name}, the models others; give --align-to masks of their classes"
+            )
+        wanted = class_shares([labelled], policy)
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
-    pseudo_label(members, inputs, out, settings, policy=policy, left_out=left_out)
+    pseudo_label(members, inputs, out, settings, policy=policy, left_out=left_out, wanted=wanted)
     say(f"pseudo labels: {out}; look at them with semivss pseudo inspect {out}")
 
 
@@ -77,18 +88,22 @@ def inspect_paths(
     policy: Policy = "strict",
 ) -> None:
     """Print what is known about a folder of pseudo labels, and write its numbers and pictures into `out`."""
-    from semivss.data.detect import detect_kind
     from semivss.data.pseudo import open_pseudo
     from semivss.report.pseudo import inspect_pseudo
     from semivss.report.pseudo_text import render
 
     opened = open_pseudo(folder, accept_edited=accept_edited)
-    dataset = None
-    if truth is not None:
-        resolved = detect_kind(truth) if kind == "auto" else kind
-        dataset = open_source(Source.model_validate({"kind": resolved, "path": str(truth), "split": split}), policy)
+    dataset = None if truth is None else _data_set(truth, split, kind, policy)
     found = inspect_pseudo(opened, out, alpha=alpha, per_class=per_class, dataset=dataset, policy=policy, worst=worst)
     render(found, f"{folder}" + (f" against {dataset.name}" if dataset is not None else ""))
+
+
+def _data_set(path: Path, split: str, kind: str, policy: Policy) -> VideoDataset:
+    """The data set in a folder; kind "auto" finds out what it is."""
+    from semivss.data.detect import detect_kind
+
+    found = detect_kind(path) if kind == "auto" else kind
+    return open_source(Source.model_validate({"kind": found, "path": str(path), "split": split}), policy)
 
 
 def score_paths(
@@ -104,13 +119,11 @@ def score_paths(
     policy: Policy = "strict",
 ) -> None:
     """Score a folder of predictions against a data set and print the table; with a folder of optical flow also TC."""
-    from semivss.data.detect import detect_kind
     from semivss.metrics.flow import score_flow
     from semivss.metrics.score import render, score_folder
     from semivss.metrics.scores import percent
 
-    resolved = detect_kind(truth) if kind == "auto" else kind
-    dataset = open_source(Source.model_validate({"kind": resolved, "path": str(truth), "split": split}), policy)
+    dataset = _data_set(truth, split, kind, policy)
     scores = score_folder(predictions, dataset, settings, policy=policy, missing=missing)
     render(scores, title=f"{predictions} against {dataset.name}")
     record = scores.to_dict() | {"split_hash": split_hash(dataset), "versions": versions()}

@@ -16,13 +16,14 @@ from semivss.data.codes import ABOVE, code_of_entropy
 from semivss.data.labels import LabelSet
 from semivss.data.pseudo import PseudoFolder, open_pseudo
 from semivss.errors import DataError, DefectError, SemivssError
+from semivss.infer.alignment import class_factors
 from semivss.infer.inputs import ClipInput, Frames, OnDefect, open_inputs
 from semivss.infer.manifest import model_hash
 from semivss.infer.predict import predict
 from semivss.infer.pseudo import pseudo_label
 from semivss.infer.stream import stream_distribution
 from semivss.infer.views import views_from
-from semivss.posterior import entropy
+from semivss.posterior import align, entropy
 from semivss.settings import Predict, PseudoLabels, Views
 from semivss.temporal.window import Labelled, window_mean
 from semivss.tensors import MaskLogits, PixelLogits
@@ -157,6 +158,56 @@ def test_a_window_of_frames_is_their_warped_mean(tmp_path: Path) -> None:
     for item in window_mean(iter(items), 1):
         assert np.array_equal(folder.labels("v0", item.stem), item.p.argmax(0).numpy())
     assert not np.array_equal(folder.labels("v0", "0001"), items[1].p.argmax(0).numpy())
+
+
+def test_alignment_moves_the_mean_distribution_to_the_wanted_shares(tmp_path: Path) -> None:
+    """With frames of one colour in all pixels the formula can be followed by hand: p_c f_c over their sum, f = wanted / mean."""
+    folder = tmp_path / "in" / "v0"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.full((*SIZE, 3), (120, 100, 80), np.uint8)).save(folder / "0000.png")
+    p = torch.tensor([120.0, 100, 80]).mul(0.03).softmax(0).numpy()
+    wanted = np.array([0.2, 0.5, 0.3])
+    pseudo_label([ColorModel()], open_inputs(tmp_path / "in"), tmp_path / "plain", PseudoLabels())
+    pseudo_label([ColorModel()], open_inputs(tmp_path / "in"), tmp_path / "out", PseudoLabels(align=1), wanted=wanted)
+    pseudo_label([ColorModel()], open_inputs(tmp_path / "in"), tmp_path / "half", PseudoLabels(align=0.5), wanted=wanted)
+    plain, out, half = (open_pseudo(tmp_path / name) for name in ("plain", "out", "half"))
+    assert [one.labels("v0", "0000").max() for one in (plain, out)] == [0, 1]
+    for opened, q in ((out, wanted), (half, p * np.sqrt(wanted / p) / (p * np.sqrt(wanted / p)).sum())):
+        code = int(code_of_entropy(float(-(q * np.log(q)).sum()), 3))
+        assert abs(int(opened.codes("v0", "0000")[5, 5]) - code) <= 1
+    assert out.made_from["factors"] == pytest.approx(wanted / p, rel=1e-4)
+    assert "factors" not in plain.made_from
+
+
+def test_factors_are_bounded_and_spare_classes_without_labels() -> None:
+    found = class_factors(np.array([0.001, 0.9, 0.0, 0.099]), np.array([0.5, 0.01, 0.49, 0.0]), 1.0)
+    assert found == [10, 0.1, 10, 1]
+
+
+def test_a_pixel_that_alignment_leaves_nothing_stays_as_it_is() -> None:
+    p = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).T[None, :, None]
+    assert align(p, torch.tensor([0.0, 2.0])).equal(p)
+
+
+def test_alignment_is_found_once_and_again_for_other_videos(tmp_path: Path) -> None:
+    wanted, settings, model = np.array([0.2, 0.5, 0.3]), PseudoLabels(align=1), ColorModel()
+    inputs = open_inputs(clips(tmp_path / "in", frames=9))
+    pseudo_label([model], inputs[:1], tmp_path / "out", settings, wanted=wanted)
+    assert model.frames == 2 + 9  # frames 0 and 8, then all
+    before = files(tmp_path / "out")
+    assert pseudo_label([model], inputs[:1], tmp_path / "out", settings, wanted=wanted).predicted == ()
+    assert model.frames == 11
+    assert files(tmp_path / "out") == before
+    assert pseudo_label([model], inputs, tmp_path / "out", settings, wanted=wanted).predicted == ("v0", "v1")
+
+
+def test_alignment_asks_for_shares_and_finite_values(tmp_path: Path) -> None:
+    inputs = open_inputs(clips(tmp_path / "in"))
+    with pytest.raises(SemivssError, match="needs labelled frames"):
+        pseudo_label([ColorModel()], inputs, tmp_path / "out", PseudoLabels(align=1))
+    bad = ColorModel(poison=int(picture(10)[0, 0, 0]))
+    with pytest.raises(SemivssError, match=r"^v1/0000: model 1 of 1 .*not finite"):
+        pseudo_label([bad], inputs, tmp_path / "out", PseudoLabels(align=1), wanted=np.full(3, 1 / 3))
 
 
 def test_a_restart_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:

@@ -309,6 +309,19 @@ def test_more_video_is_labelled_beside_what_is_labelled(labelled_run, tmp_path, 
     assert opened.edited == ("a/00000000",)
 
 
+def test_a_run_aligns_its_labels_with_the_labelled_frames(labelled_run, tmp_path):
+    import shutil
+
+    out = tmp_path / "run"
+    shutil.copytree(labelled_run / "run", out)
+    recipe = semi_recipe(labelled_run / "tiny_world")
+    recipe = recipe.model_copy(update={"pseudo": recipe.pseudo.model_copy(update={"align": 1.0})})
+    with pytest.raises(SemivssError, match=r"align: 0.0 -> 1.0"):
+        run(recipe, out, until="pseudo-label")
+    run(recipe, out, until="pseudo-label", again=True)
+    assert max(open_pseudo(out / "pseudo").made_from["factors"]) > 1.1
+
+
 def test_averaged_prototypes_are_refused_with_several_processes(labelled_run, tmp_path, monkeypatch):
     monkeypatch.setattr(Fabric, "world_size", 2)
     with pytest.raises(SemivssError, match="prototypes works in one process"):
@@ -425,8 +438,6 @@ def test_thresholds():
 
 
 def test_frames_corrected_by_hand_are_reliable_and_move_no_threshold(labelled_run):
-    from semivss.data.pseudo import open_pseudo
-
     stored = [open_pseudo(labelled_run / "run" / "pseudo")]
     labels = torch.tensor([[[0, 0, 0, 0, 1, 1]]], dtype=torch.uint8)
     doubt = torch.tensor([[[0.0, 0, 0, 0, 10, 20]]])

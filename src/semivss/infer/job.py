@@ -56,6 +56,7 @@ class Job:
     histogram: bool = False  # count the entropy codes
     keep_corrections: bool = False  # label files changed by hand are not made anew
     head: Callable[[Sequence[str]], dict[str, Any]] = field(default=lambda videos: {})  # further entries of the manifest, once all is made
+    prepare: "Callable[[Job, Sequence[InputVideo]], Job] | None" = None  # the job once the folder is its own and the videos are known
 
     @property
     def label_set(self) -> LabelSet:
@@ -72,7 +73,7 @@ def run_job(job: Job, inputs: VideoDataset | Sequence[InputVideo], left_out: Def
         if isinstance(model, nn.Module):
             model.eval()
     with locked(job.out):
-        return _make_all(job, videos, left_out)
+        return _make_all(job.prepare(job, videos) if job.prepare else job, videos, left_out)
 
 
 def _make_all(job: Job, videos: Sequence[InputVideo], left_out: DefectCounter) -> Predicted:
@@ -104,7 +105,7 @@ def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[st
     frames = video.frames(lambda error: _on_defect(error, job.policy, defects))
     writer = VideoFiles(job.out, video.name, job.label_set, key, job.overlay, lambda: video.fps() or job.fps, histogram=job.histogram)
     with writer as files:
-        for stem, frame, p in window_mean(_labelled(job, video.name, frames), job.window):
+        for stem, frame, p in window_mean(labelled_frames(job, video.name, frames), job.window):
             files.write(job.product(stem, frame, p))
             yield stem
         files.finish({"defects": defects.to_dict(limit=None)})
@@ -112,7 +113,7 @@ def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[st
         (job.out / left).unlink(missing_ok=True)  # of an earlier call with other settings
 
 
-def _labelled(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
+def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
     """Each frame with its distribution. Raises SemivssError for a model whose values are not finite."""
     waiting: deque[tuple[str, np.ndarray]] = deque()  # frames that the stream has read ahead
     done = 0

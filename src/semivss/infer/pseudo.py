@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float64
 from torch import Tensor
 
 from semivss.atomic import atomic_bytes
@@ -21,6 +22,8 @@ from semivss.data.codes import BINS
 from semivss.data.labels import IGNORE, LabelSet
 from semivss.data.policy import DefectCounter, Policy
 from semivss.data.pseudo import HISTOGRAM, KIND
+from semivss.errors import SemivssError
+from semivss.infer.alignment import aligned
 from semivss.infer.inputs import InputVideo
 from semivss.infer.job import Job, Predicted, run_job
 from semivss.infer.manifest import made_from
@@ -41,16 +44,22 @@ def pseudo_label(
     *,
     policy: Policy = "strict",
     left_out: DefectCounter | None = None,
+    wanted: Float64[np.ndarray, "C"] | None = None,
 ) -> Predicted:
     """Label every frame of every video with the ensemble's mean distribution: its arg max, and its entropy as a 16-bit code.
 
     Views, ensemble, restart and policies are those of `predict`. With `settings.window` the distributions of neighbouring frames, warped by
     optical flow, join the mean. Label files that a person corrected are kept, and never written over.
 
+    Args:
+        wanted: shares of the classes in labelled frames, which `settings.align` asks for.
+
     Raises:
         DefectError: a damaged frame, under strict. Everything written before it stays.
         SemivssError: as `predict`; or labelling again would write over a correction.
     """
+    if settings.align and wanted is None:
+        raise SemivssError("pseudo.align needs labelled frames to take the shares of the classes from; name their data set")
     shares = ensemble_shares(models, settings.weights or None)
     out, label_set = Path(out), models[0].label_set
     job = Job(
@@ -67,6 +76,7 @@ def pseudo_label(
         histogram=True,
         keep_corrections=True,
         head=partial(_head, out, label_set),
+        prepare=partial(aligned, wanted=wanted, strength=settings.align) if settings.align and wanted is not None else None,
     )
     return run_job(job, inputs, left_out)
 

@@ -1,0 +1,83 @@
+"""A labelling job and the classes' shares in labelled frames in; the job whose mean prediction has these shares out.
+
+Distribution alignment (ReMixMatch, arXiv 1911.09785, section 3.1). Models of few labelled frames seldom choose some of the classes, and a
+student of their labels would not choose them at all. The mean runs over a sample of the video, in one view.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from semivss.atomic import atomic_json
+from semivss.errors import DefectError
+from semivss.infer.inputs import InputVideo
+from semivss.infer.job import Job, labelled_frames
+from semivss.infer.views import View
+from semivss.infer.writer import Product
+from semivss.posterior import align
+from semivss.progress import track
+
+EVERY = 8  # of so many frames one is looked at
+LIMIT = 10.0  # largest factor, and one over the smallest
+FILE = "alignment.json"
+
+
+def aligned(job: Job, videos: Sequence[InputVideo], wanted: Float64[np.ndarray, "C"], strength: float) -> Job:
+    """The same job with every distribution multiplied by a factor for each class, which its folder keeps in `alignment.json`.
+
+    Args:
+        wanted: shares of the classes in labelled frames, which sum to 1.
+        strength: 1 = the mean prediction gets these shares, were there no normalisation in each pixel; 0 = nothing changes.
+
+    Raises:
+        SemivssError: a model's values are not finite.
+    """
+    factors = _kept(job, videos, wanted, strength)
+
+    def product(stem: str, frame: np.ndarray, p: Tensor) -> Product:
+        return job.product(stem, frame, align(p[None], torch.tensor(factors, device=p.device))[0])
+
+    return replace(job, product=product, made_from=job.made_from | {"factors": factors})
+
+
+def _kept(job: Job, videos: Sequence[InputVideo], wanted: Float64[np.ndarray, "C"], strength: float) -> list[float]:
+    """The factors that the folder holds for these models and videos, with which a run that is taken up again goes on; else new ones."""
+    described = [job.made_from, wanted.tolist(), [(video.name, video.identity()) for video in videos]]
+    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    try:
+        before = json.loads((job.out / FILE).read_text())
+        if before["key"] == key:
+            return [float(factor) for factor in before["factors"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # none yet, or not readable
+    mean = _mean_distribution(job, videos)
+    found = class_factors(mean, wanted, strength)
+    atomic_json(job.out / FILE, {"key": key, "factors": found, "mean": mean.tolist(), "wanted": wanted.tolist()})
+    return found
+
+
+def class_factors(mean: Float64[np.ndarray, "C"], wanted: Float64[np.ndarray, "C"], strength: float) -> list[float]:
+    """(wanted / mean) ^ strength, the ratio within 1 / `LIMIT` .. `LIMIT`; 1 for a class without labelled pixels."""
+    ratio = np.where(wanted > 0, wanted / np.maximum(mean, 1e-9), 1.0)
+    return [round(float(factor), 6) for factor in ratio.clip(1 / LIMIT, LIMIT) ** strength]
+
+
+def _mean_distribution(job: Job, videos: Sequence[InputVideo]) -> Float64[np.ndarray, "C"]:
+    single = replace(job, views=(View(base=job.views[0].base),))
+    total, pixels = np.zeros(len(job.label_set)), 0
+    for video in track(videos, "look at the classes", total=len(videos), unit="videos"):
+        sample = (pair for number, pair in enumerate(video.frames(_overlook)) if number % EVERY == 0)
+        for one in labelled_frames(single, video.name, sample):
+            total += one.p.double().sum((1, 2)).cpu().numpy()
+            pixels += one.p.shape[1] * one.p.shape[2]
+    return total / max(pixels, 1)
+
+
+def _overlook(error: DefectError) -> None:
+    """Labelling itself will tell of it, as the policy says."""
