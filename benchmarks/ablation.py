@@ -5,8 +5,9 @@
     python benchmarks/ablation.py toy --results toy.jsonl --plot toy.png     the differences to the control, with their intervals
     python benchmarks/ablation.py --quick                            a few steps of two cells: shows that the script works
 
-Every cell is scored on the test clips with one view and with the recipe's views; rows keep the confusion matrix of every clip, so that
-the table can give the interval of a difference to the control over resampled clips.
+Every cell is scored on the test clips with one view and with the recipe's views, alone and with the teacher, CamVid's also on the
+validation video. Rows keep the confusion matrix of every clip, so that the table can give the interval of a difference to the control over
+resampled clips.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import numpy as np
 RECIPES = Path(__file__).parents[1] / "recipes"
 STUDENT = "labelled only"
 CONTROL = "control, equal steps"
+LIKELIHOOD = "online, -log p"  # the cross-entropy of equations 4 and 5 beside the losses of masks
 SUREST = 'semi.threshold={alpha=50, schedule="constant", per_class=true}'  # the surer half of every pseudo class, to the end
 MODES: dict[str, list[str]] = {
     STUDENT: [],
@@ -39,6 +41,7 @@ MODES: dict[str, list[str]] = {
     "offline, by class": ["semi.mode=offline", SUREST],
     "offline, by class, aligned": ["semi.mode=offline", SUREST, "pseudo.align=1"],
     "all labels": [],
+    LIKELIHOOD: ["semi.mode=online", "semi.likelihood=1"],
 }
 QUICK = [
     "train.steps=2",
@@ -52,6 +55,17 @@ QUICK = [
     "data.train.0.toy={clips=1, frames=2, size=[60, 80]}",
     "data.test.0.toy={clips=1, frames=2, size=[60, 80], first_clip=2000}",
 ]
+
+
+COLUMNS = {
+    "one view": "single",
+    "scales + flip": "tta",
+    "with teacher": "ensemble_tta",
+    "teacher alone": "teacher_tta",
+    "val, one view": "val_single",
+    "val, scales + flip": "val_tta",
+    "VC8 on val": "val_single_vc8",
+}
 
 
 @dataclass(frozen=True)
@@ -69,8 +83,9 @@ class Group:
     recipe: Path
     subsets: dict[str, Subset]
     fixed: tuple[str, ...] = ()
-    modes: tuple[str, ...] = tuple(MODES)
+    modes: tuple[str, ...] = tuple(mode for mode in MODES if mode != LIKELIHOOD)
     seeds: tuple[int, ...] = (0, 1, 2)
+    validation: bool = False  # score the validation video too
 
 
 def toy_subset(first: int) -> Subset:
@@ -86,8 +101,15 @@ def camvid_subset(name: str) -> Subset:
     return Subset(few, ["data.train.0.split=train"])
 
 
+def cropped(subset: Subset, crop: str) -> Subset:
+    """The same with crops of another size."""
+    return Subset(*([*part, f"data.augment.crop={crop}"] for part in (subset.few, subset.everything)))
+
+
 CAMVID = RECIPES / "camvid" / "semi_1_32.toml"
+MASKS = RECIPES / "camvid" / "semi_mask2former_1_8.toml"
 SINGLE = (STUDENT, CONTROL, "online", "offline")
+CROPS = {"96x128": "[96, 128]", "288x384": "[288, 384]"}  # beside the recipe's 192x256
 LAST = ("train.evaluate_every=100000", "semi.train.evaluate_every=100000")  # no choice by the validation clips
 GROUPS = {
     "toy": Group(
@@ -102,7 +124,7 @@ GROUPS = {
             *LAST,
         ),
     ),
-    "camvid": Group(CAMVID, {f"clips_1_32 seed {n}": camvid_subset(f"clips_1_32_seed{n}") for n in range(3)}, seeds=(0,)),
+    "camvid": Group(CAMVID, {f"clips_1_32 seed {n}": camvid_subset(f"clips_1_32_seed{n}") for n in range(3)}, seeds=(0,), validation=True),
     "camvid_fractions": Group(
         CAMVID,
         {
@@ -111,6 +133,17 @@ GROUPS = {
         },
         modes=SINGLE,
         seeds=(0,),
+        validation=True,
+    ),
+    "camvid_crops": Group(
+        CAMVID,
+        {f"crop {name}": cropped(camvid_subset("clips_1_32_seed0"), crop) for name, crop in CROPS.items()},
+        modes=(STUDENT, CONTROL, "online"),
+        seeds=(0,),
+        validation=True,
+    ),
+    "camvid_mask2former": Group(
+        MASKS, {"clips_1_8 seed 0": camvid_subset("clips_1_8_seed0")}, modes=(*SINGLE, LIKELIHOOD), seeds=(0, 1), validation=True
     ),
 }
 
@@ -183,7 +216,7 @@ def run_chain(group: str, subset: str, seed: int, options: argparse.Namespace, r
             semivss(base, GROUPS[group].recipe, [*base_overrides(cell, options), "semi.mode=offline"], "pseudo-label")
             adopt(base, out, labels=not any(override.startswith("pseudo.") for override in MODES[mode]))
         semivss(out, GROUPS[group].recipe, overrides, "student" if mode in (STUDENT, "all labels") else "retrain")
-        emit(cell.key() | {"overrides": options.override} | measured(out, mode), results)
+        emit(cell.key() | {"overrides": options.override} | measured(out, mode, GROUPS[group].validation), results)
 
 
 def base_overrides(cell: Cell, options: argparse.Namespace) -> list[str]:
@@ -231,7 +264,7 @@ def adopt(base: Path, out: Path, labels: bool) -> None:
             shutil.copytree(base / name, out / name, copy_function=os.link)
 
 
-def measured(out: Path, mode: str) -> dict[str, Any]:
+def measured(out: Path, mode: str, validation: bool) -> dict[str, Any]:
     """Scores of the cell's model, one view and the recipe's views, alone and with the teacher; and its cost."""
     from semivss.data.source import open_source
     from semivss.infer.views import View, views_from
@@ -240,17 +273,15 @@ def measured(out: Path, mode: str) -> dict[str, Any]:
 
     recipe = load_recipe(out / "recipe.toml")
     folder = out / ("student" if mode in (STUDENT, "all labels") else "retrained")
-    model = Segmenter.from_pretrained(folder / "model")
-    views = {"single": (View(base=recipe.predict.views.base),), "tta": views_from(recipe.predict.views)}
-    members = {"": [model]}
+    models = [Segmenter.from_pretrained(folder / "model")]
     if (out / "teacher").is_dir():
-        members["ensemble_"] = [Segmenter.from_pretrained(out / "teacher" / "model"), model]
+        models.append(Segmenter.from_pretrained(out / "teacher" / "model"))
+    views = {"single": (View(base=recipe.predict.views.base),), "tta": views_from(recipe.predict.views)}
     row: dict[str, Any] = {"recipe": recipe.digest(), "cpu_seconds": cpu_seconds(folder / "metrics.csv")}
-    for prefix, models in members.items():
-        for kind, chosen in views.items():
-            for number, source in enumerate(recipe.data.test):
-                name = f"{prefix}{kind}" + (f"_{number}" if number else "")
-                row |= evaluated(models, open_source(source, "strict").clips, chosen, name)
+    for kind, chosen in views.items():
+        row |= evaluated(models, open_source(recipe.data.test[0], "strict").clips, chosen, kind)
+        if validation and recipe.data.val is not None:
+            row |= evaluated(models[:1], open_source(recipe.data.val, "strict").clips, chosen, f"val_{kind}")
     return row
 
 
@@ -261,20 +292,52 @@ def cpu_seconds(journal: Path) -> float:
 
 
 def evaluated(models: list[Any], clips: Any, views: Any, name: str) -> dict[str, Any]:
-    """Pooled mIoU in percent, and the counts of every clip."""
+    """Scores of the first model, and of the second (the teacher) and of both together: each looks at every frame once."""
     from semivss.infer.stream import stream_distribution
-    from semivss.metrics.confusion import Confusion
 
-    classes = len(models[0].label_set)
-    pooled, counts = Confusion(classes), {}
+    tallies = {role: Tally(len(models[0].label_set)) for role in ("", "teacher_", "ensemble_")[: 1 if len(models) == 1 else 3]}
     for clip in clips:
-        own = Confusion(classes)
-        for index, p in enumerate(stream_distribution(models, None, (frame for _, frame in clip.stream()), views)):
+        for tally in tallies.values():
+            tally.begin(clip.name)
+        streams = [stream_distribution([model], None, (frame for _, frame in clip.stream()), views) for model in models]
+        for index, answers in enumerate(zip(*streams, strict=True)):
             if clip.is_labelled(index):
-                own.update(clip.labels(index), p.argmax(0).byte().numpy())
-        counts[clip.name] = own.counts.tolist()
-        pooled = pooled + own
-    return {name: round(100 * (pooled.scores().miou or 0.0), 2), f"{name}_counts": counts}
+                truth = clip.labels(index)
+                for tally, p in zip(tallies.values(), (*answers, sum(answers)), strict=False):  # the sum has the arg max of the mean
+                    tally.update(truth, p.argmax(0).byte().numpy())
+    return {f"{role}{name}{key}": value for role, tally in tallies.items() for key, value in tally.row().items()}
+
+
+class Tally:
+    """Counts of every clip, and the windows of VC8."""
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.clips: dict[str, tuple[Any, Any]] = {}
+
+    def begin(self, clip: str) -> None:
+        """A new clip."""
+        from semivss.metrics.confusion import Confusion
+        from semivss.metrics.consistency import VideoConsistency
+
+        self.now = self.clips[clip] = Confusion(self.classes), VideoConsistency((8,))
+
+    def update(self, truth: Any, labels: Any) -> None:
+        """The clip's next labelled frame."""
+        for part in self.now:
+            part.update(truth, labels)
+
+    def row(self) -> dict[str, Any]:
+        """Pooled mIoU and VC8 in percent (none for clips of at most 8 frames), and the counts."""
+        from semivss.metrics.consistency import window_mean
+
+        counts = {name: confusion.counts for name, (confusion, _) in self.clips.items()}
+        vc8 = window_mean([value for _, consistency in self.clips.values() for value in consistency.windows[8].ratios()])
+        return {
+            "": round(miou(sum(counts.values())), 2),
+            "_vc8": None if vc8 is None else round(100 * vc8, 2),
+            "_counts": {name: one.tolist() for name, one in counts.items()},
+        }
 
 
 def rows(results: Path) -> list[dict[str, Any]]:
@@ -299,18 +362,21 @@ def emit(row: dict[str, Any], results: Path) -> None:
 
 
 def print_table(done: list[dict[str, Any]], modes: Sequence[str]) -> None:
-    """Markdown: mean and spread over runs, difference to the control with its interval over resampled clips."""
-    print("| mode | runs | CPU seconds | one view | scales + flip | with teacher | minus control | 95 % interval |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    """Markdown: mean and spread over runs, difference to the control with its interval over resampled clips. Empty columns are left out."""
+    columns = {title: key for title, key in COLUMNS.items() if any(row.get(key) is not None for row in done)}
+    print(f"| mode | runs | CPU seconds | {' | '.join(columns)} | minus control | 95 % interval |")
+    print("| --- " * (len(columns) + 5) + "|")
     for mode in modes:
         own = [row for row in done if row["mode"] == mode]
         if not own:
-            print(f"| {mode} | not run | | | | | | |")
+            print(f"| {mode} | not run {'| ' * (len(columns) + 4)}|")
             continue
-        values = [spread([row[key] for row in own if key in row]) for key in ("single", "tta", "ensemble_tta")]
-        mean, interval = difference(pairs_of(done, mode))
-        shown = ["" if mean is None else f"{mean:+.1f}", "" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}"]
-        print(f"| {mode} | {len(own)} | {np.mean([row['cpu_seconds'] for row in own]):.0f} | {' | '.join([*values, *shown])} |")
+        values = [spread([row[key] for row in own if row.get(key) is not None]) for key in columns.values()]
+        pairs = pairs_of(done, mode)
+        shown = spread([row["single"] - control["single"] for row, control in pairs], sign=True)
+        interval = clip_interval(pairs)
+        bounds = "" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}"
+        print(f"| {mode} | {len(own)} | {np.mean([row['cpu_seconds'] for row in own]):.0f} | {' | '.join([*values, shown, bounds])} |")
 
 
 def pairs_of(done: list[dict[str, Any]], mode: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -330,38 +396,36 @@ def plot(done: list[dict[str, Any]], modes: Sequence[str], path: Path) -> None:
     axes.axvline(0, color="#64748b", linewidth=1)
     for place, mode in enumerate(shown):
         pairs = pairs_of(done, mode)
-        mean, interval = difference(pairs)
+        differences = [row["single"] - control["single"] for row, control in pairs]
+        mean, interval = np.mean(differences), clip_interval(pairs)
         if interval is not None:
             axes.barh(place, interval[1] - interval[0], 0.5, left=interval[0], color="#bfdbfe")
         axes.plot([mean, mean], [place - 0.25, place + 0.25], color="#1d4ed8", linewidth=2)
-        axes.plot([row["single"] - control["single"] for row, control in pairs], [place] * len(pairs), "o", color="#0f172a", markersize=4)
+        axes.plot(differences, [place] * len(pairs), "o", color="#0f172a", markersize=4)
     axes.set_yticks(range(len(shown)), shown)
     axes.invert_yaxis()
     axes.set_xlabel("mIoU of the test clips, one view, minus the control of equal steps (points)")
     figure.savefig(path, dpi=150)
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], sign: bool = False) -> str:
     """Mean and standard deviation over runs."""
     if not values:
         return ""
-    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+    mean = f"{np.mean(values):+.1f}" if sign else f"{np.mean(values):.1f}"
+    return mean + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
 
 
-def difference(pairs: list[tuple[dict[str, Any], dict[str, Any]]], draws: int = 2000) -> tuple[float | None, tuple[float, float] | None]:
-    """Mean difference in one view, and its 95 % interval under resampling of the test clips, the same for all runs."""
-    if not pairs:
-        return None, None
+def clip_interval(pairs: list[tuple[dict[str, Any], dict[str, Any]]], draws: int = 2000) -> tuple[float, float] | None:
+    """95 % interval of the mean difference in one view over resampled test clips, the same for all runs; none for fewer than 3 clips."""
     stacks = [tuple(np.array(list(row["single_counts"].values())) for row in pair) for pair in pairs]
+    if not stacks or len(stacks[0][0]) < 3:
+        return None
     number = len(stacks[0][0])
-    generator = np.random.default_rng(0)
-    mean = float(np.mean([miou(a.sum(0)) - miou(b.sum(0)) for a, b in stacks]))
-    if number < 3:
-        return mean, None  # too few clips
-    chosen = generator.integers(number, size=(draws, number))
+    chosen = np.random.default_rng(0).integers(number, size=(draws, number))
     drawn = [np.mean([miou(a[pick].sum(0)) - miou(b[pick].sum(0)) for a, b in stacks]) for pick in chosen]
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return mean, (float(low), float(high))
+    return float(low), float(high)
 
 
 def miou(counts: np.ndarray) -> float:
