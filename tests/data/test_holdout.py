@@ -19,6 +19,7 @@ from semivss.recipe import evaluation_sets, load_recipe
 
 VIDEOS = tuple("abcdefghij")
 OWN = Path(__file__).parents[2] / "recipes" / "own.toml"
+OWN_SEMI = OWN.with_name("own_semi.toml")
 
 
 def imported(tmp_path: Path, holdout: Holdout, videos=VIDEOS, bare=()):
@@ -104,3 +105,6 @@ def test_the_recipe_for_own_data_is_measured_on_the_split(tmp_path, monkeypatch,
     assert "validation: 1 of 5 labelled videos: c" in capsys.readouterr().err
     assert [clip.name for clip in open_source(evaluation_sets(recipe)["val"]).clips] == ["c"]
     assert [clip.name for clip in open_source(recipe.data.train[0]).clips] == ["a", "b", "d", "e"]
+    semi = load_recipe(OWN_SEMI)
+    assert [clip.name for clip in open_source(semi.data.unlabelled[0]).clips] == ["a", "b", "d", "e"]
+    assert evaluation_sets(semi) == evaluation_sets(recipe)
