@@ -15,7 +15,7 @@ def test_recipes_in_the_docs_resolve(tmp_path):
         for block in re.findall(r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
         if "[[data." in block
     ]
-    assert {"recipes", "retraining"} <= {page for page, _ in shown}
+    assert "recipes" in {page for page, _ in shown}
     for page, block in shown:
         path = tmp_path / f"{page}.toml"
         path.write_text(block if "[[data.train]]" in block else f'{block}\n[[data.train]]\nkind = "toy"\n', encoding="utf-8")
