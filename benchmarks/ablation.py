@@ -121,6 +121,8 @@ GROUPS = {
             "semi.train.steps=800",
             "semi.train.ema=0.995",
             "semi.contrast.share=1",
+            "semi.threshold={alpha=20}",
+            "pseudo.align=0",
             *LAST,
         ),
     ),
