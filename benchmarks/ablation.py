@@ -11,6 +11,7 @@ resampled clips.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -21,20 +22,25 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from semivss.atomic import atomic_bytes
+
+WRITING = Lock()
 RECIPES = Path(__file__).parents[1] / "recipes"
 STUDENT = "labelled only"
 CONTROL = "control, equal steps"
+EQUAL_CPU = "control, equal CPU"  # as many more steps as "online", the dearest mode, takes CPU time
 LIKELIHOOD = "online, -log p"  # the cross-entropy of equations 4 and 5 beside the losses of masks
 SUREST = 'semi.threshold={alpha=50, schedule="constant", per_class=true}'  # the surer half of every pseudo class, to the end
 MODES: dict[str, list[str]] = {
     STUDENT: [],
     CONTROL: ["semi.mode=supervised"],
     "online": ["semi.mode=online"],
-    "control, equal CPU": ["semi.mode=supervised"],  # with as many more steps as "online" takes CPU time
+    EQUAL_CPU: ["semi.mode=supervised"],
     "online, no L_c": ["semi.mode=online", "semi.contrast.weight=0"],
     "offline": ["semi.mode=offline"],
     "offline, no L_c": ["semi.mode=offline", "semi.contrast.weight=0"],
@@ -70,7 +76,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Subset:
-    """What is labelled and what is not, as overrides; and the overrides that label everything."""
+    """What is labelled and what is not, as overrides; and further ones that label everything."""
 
     few: list[str]
     everything: list[str]
@@ -98,7 +104,7 @@ def toy_subset(first: int) -> Subset:
 def camvid_subset(name: str) -> Subset:
     """The lists `semi/<name>_labeled.txt` and `semi/<name>_unlabeled.txt`."""
     few = [f"data.train.0.labelled=semi/{name}_labeled.txt", f"data.unlabelled.0.split=semi/{name}_unlabeled.txt"]
-    return Subset(few, ["data.train.0.split=train"])
+    return Subset(few, ["data.train.0.split=train", "data.train.0.labelled="])
 
 
 def cropped(subset: Subset, crop: str) -> Subset:
@@ -193,7 +199,8 @@ def main() -> None:
     subsets = [name for number, name in enumerate(group.subsets) if options.subsets is None or number in options.subsets]
     results = options.results or options.runs / "results.jsonl"
     if options.table or options.plot:
-        done = [row for row in rows(results) if row["group"] == options.group and row["overrides"] == options.override]
+        every = [row for row in rows(results) if row["group"] == options.group and row["overrides"] == options.override]
+        done = list({(row["subset"], row["mode"], row["seed"]): row for row in every}.values())  # the newest of each cell
         if options.table:
             print_table(done, group.modes)
         if options.plot:
@@ -209,16 +216,18 @@ def run_chain(group: str, subset: str, seed: int, options: argparse.Namespace, r
     """All modes on one labelled subset under one seed: they share the supervised models and the pseudo labels."""
     for mode in options.modes:
         cell = Cell(group, subset, mode, seed)
-        if find(rows(results), cell, options.override) is not None:
-            continue
         out = options.runs / cell.name
         base = options.runs / Cell(group, subset, "base", seed).name
         overrides = overrides_of(cell, options, results)
+        settings = fingerprint(resolved(GROUPS[group].recipe, overrides))
+        if any(row["settings"] == settings for row in matching(rows(results), cell, options.override)):
+            continue
         if mode != "all labels":
             semivss(base, GROUPS[group].recipe, [*base_overrides(cell, options), "semi.mode=offline"], "pseudo-label")
             adopt(base, out, labels=not any(override.startswith("pseudo.") for override in MODES[mode]))
         semivss(out, GROUPS[group].recipe, overrides, "student" if mode in (STUDENT, "all labels") else "retrain")
-        emit(cell.key() | {"overrides": options.override} | measured(out, mode, GROUPS[group].validation), results)
+        row = cell.key() | {"overrides": options.override, "settings": settings}
+        emit(row | measured(out, mode, GROUPS[group].validation), results)
 
 
 def base_overrides(cell: Cell, options: argparse.Namespace) -> list[str]:
@@ -233,13 +242,13 @@ def overrides_of(cell: Cell, options: argparse.Namespace, results: Path) -> list
     if cell.mode == "all labels":
         recipe = resolved(GROUPS[cell.group].recipe, base)
         return [*base, *GROUPS[cell.group].subsets[cell.subset].everything, f"train.steps={recipe.train.steps + recipe.semi.train.steps}"]
-    if cell.mode == "control, equal CPU":
+    if cell.mode == EQUAL_CPU:
         done = rows(results)
-        slow, fast = (find(done, Cell(cell.group, cell.subset, mode, cell.seed), options.override) for mode in ("online", CONTROL))
-        if slow is None or fast is None:
+        slow, fast = (matching(done, Cell(cell.group, cell.subset, mode, cell.seed), options.override) for mode in ("online", CONTROL))
+        if not (slow and fast):
             sys.exit(f"{cell.name}: needs the cells online and {CONTROL} first; name them before it in --modes")
         steps = resolved(GROUPS[cell.group].recipe, base).semi.train.steps
-        return [*base, *MODES[cell.mode], f"semi.train.steps={round(steps * slow['cpu_seconds'] / fast['cpu_seconds'])}"]
+        return [*base, *MODES[cell.mode], f"semi.train.steps={round(steps * slow[-1]['cpu_seconds'] / fast[-1]['cpu_seconds'])}"]
     return [*base, *MODES[cell.mode]]
 
 
@@ -248,6 +257,11 @@ def resolved(recipe: Path, overrides: list[str]) -> Any:
     from semivss.recipe import load_recipe
 
     return load_recipe(recipe, overrides)
+
+
+def fingerprint(recipe: Any) -> str:
+    """Short hash of what a recipe sets: a key that comes later, at its default, changes nothing."""
+    return hashlib.sha256(json.dumps(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def semivss(out: Path, recipe: Path, overrides: list[str], until: str) -> None:
@@ -263,7 +277,10 @@ def adopt(base: Path, out: Path, labels: bool) -> None:
     """Take over the supervised models, and pseudo labels where these are the cell's own too, as hard links: they are only read."""
     for name in ("teacher", "student", *(["pseudo"] if labels else [])):
         if (base / name).is_dir() and not (out / name).exists():
-            shutil.copytree(base / name, out / name, copy_function=os.link)
+            half = out / f".{name}"
+            shutil.rmtree(half, ignore_errors=True)  # of a call that was killed
+            shutil.copytree(base / name, half, copy_function=os.link)
+            half.rename(out / name)
 
 
 def measured(out: Path, mode: str, validation: bool) -> dict[str, Any]:
@@ -288,7 +305,7 @@ def measured(out: Path, mode: str, validation: bool) -> dict[str, Any]:
 
 
 def cpu_seconds(journal: Path) -> float:
-    """CPU time of a training, of all its starts."""
+    """CPU time of the last training, of all its starts: the supervised models and labelling before it, which modes share, are left out."""
     header, *_, last = journal.read_text().splitlines()
     return float(last.split(",")[header.split(",").index("cpu_seconds")])
 
@@ -347,44 +364,52 @@ def rows(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
 
 
-def find(done: list[dict[str, Any]], cell: Cell, override: list[str]) -> dict[str, Any] | None:
-    """The row of a cell."""
+def matching(done: list[dict[str, Any]], cell: Cell, override: list[str]) -> list[dict[str, Any]]:
+    """The rows of a cell, whatever settings they are of, the newest last."""
     key = cell.key() | {"overrides": override}
-    return next((row for row in done if key.items() <= row.items()), None)
+    return [row for row in done if key.items() <= row.items()]
 
 
 def emit(row: dict[str, Any], results: Path) -> None:
     """Append, and print without the counts."""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS=1, {os.environ.get('CPU_MODEL', platform.processor())}"
     full = row | {"what": "ablation mIoU", "unit": "percent", "ratio": None, "machine": machine}
-    results.parent.mkdir(parents=True, exist_ok=True)
-    with results.open("a") as file:
-        file.write(json.dumps(full) + "\n")
+    with WRITING:  # one chain at a time, and a reader or a kill meets whole lines only
+        atomic_bytes(results, (results.read_bytes() if results.exists() else b"") + json.dumps(full).encode() + b"\n")
     print(json.dumps({key: value for key, value in full.items() if not key.endswith("_counts")}), flush=True)
 
 
 def print_table(done: list[dict[str, Any]], modes: Sequence[str]) -> None:
     """Markdown: mean and spread over runs, difference to the control with its interval over resampled clips. Empty columns are left out."""
     columns = {title: key for title, key in COLUMNS.items() if any(row.get(key) is not None for row in done)}
-    print(f"| mode | runs | CPU seconds | {' | '.join(columns)} | minus control | 95 % interval |")
-    print("| --- " * (len(columns) + 5) + "|")
+    heads = ["mode", "runs", "CPU seconds", *columns, "minus control", "95 % interval", "minus equal CPU", "95 % interval"]
+    print(f"| {' | '.join(heads)} |")
+    print("| --- " * len(heads) + "|")
     for mode in modes:
         own = [row for row in done if row["mode"] == mode]
         if not own:
-            print(f"| {mode} | not run {'| ' * (len(columns) + 4)}|")
+            print(f"| {mode} | not run {'| ' * (len(heads) - 2)}|")
             continue
         values = [spread([row[key] for row in own if row.get(key) is not None]) for key in columns.values()]
-        pairs = pairs_of(done, mode)
-        shown = spread([row["single"] - control["single"] for row, control in pairs], sign=True)
-        interval = clip_interval(pairs)
-        bounds = "" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}"
-        print(f"| {mode} | {len(own)} | {np.mean([row['cpu_seconds'] for row in own]):.0f} | {' | '.join([*values, shown, bounds])} |")
+        for control in (CONTROL, EQUAL_CPU):
+            pairs = pairs_of(done, mode, control)
+            interval = clip_interval(pairs)
+            values.append(spread([row["single"] - other["single"] for row, other in pairs], sign=True))
+            values.append("" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}")
+        print(f"| {mode} | {len(own)} | {np.mean([row['cpu_seconds'] for row in own]):.0f} | {' | '.join(values)} |")
+    for clip in sorted({name for row in done for name in row["single_counts"]} if done and len(done[0]["single_counts"]) < 3 else ()):
+        print(f"\n{clip}, one view, minus control:")
+        for mode in modes:
+            pairs = pairs_of(done, mode)
+            own = [miou(np.array(row["single_counts"][clip])) for row in done if row["mode"] == mode]
+            more = [miou(np.array(row["single_counts"][clip])) - miou(np.array(other["single_counts"][clip])) for row, other in pairs]
+            print(f"- {mode}: {spread(own)} ({spread(more, sign=True)})")
 
 
-def pairs_of(done: list[dict[str, Any]], mode: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def pairs_of(done: list[dict[str, Any]], mode: str, against: str = CONTROL) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """The rows of a mode, each with the control of the same subset and seed; none for the control itself."""
-    control = {(row["subset"], row["seed"]): row for row in done if row["mode"] == CONTROL}
-    own = [row for row in done if row["mode"] == mode and mode != CONTROL]
+    control = {(row["subset"], row["seed"]): row for row in done if row["mode"] == against}
+    own = [row for row in done if row["mode"] == mode and mode != against]
     return [(row, control[at]) for row in own if (at := (row["subset"], row["seed"])) in control]
 
 

@@ -149,6 +149,10 @@ def pseudo_label(
     align_to: Annotated[
         Path | None, typer.Option(help="Labelled data set whose shares of the classes the mean prediction is moved to.")
     ] = None,
+    align_split: Annotated[str, typer.Option(help="Split of that data set.")] = "train",
+    align_list: Annotated[
+        str | None, typer.Option(help="List of that data set's frames whose masks count, relative to it, such as semi/labeled.txt.")
+    ] = None,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the largest probability.")] = False,
     top_classes: Annotated[int, typer.Option(help="Also write the ids of so many likely classes, at stride 8.")] = 0,
     policy: Policy = "strict",
@@ -163,7 +167,9 @@ def pseudo_label(
     extra = {"window": window, "align": 1.0 if align_to else 0.0, "confidence": confidence, "top_classes": top_classes}
     settings = checked(PseudoLabels, "pseudo-label", views=views, weights=shares, **extra)
     models, inputs = models_and_inputs(words)
-    pseudo_label_paths(models, inputs, out, settings, split=split, policy=policy, align_to=align_to)
+    pseudo_label_paths(
+        models, inputs, out, settings, split=split, policy=policy, align_to=align_to, align_split=align_split, align_list=align_list
+    )
 
 
 @pseudo.command("inspect")

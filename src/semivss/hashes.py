@@ -30,9 +30,14 @@ def pseudo_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def split_hash(dataset: VideoDataset) -> str:
-    """Short hash over the names of all clips and frames: two results with the same hash were measured on the same frames."""
+def split_hash(dataset: VideoDataset, *, labelled: bool = False) -> str:
+    """Short hash over the names of all clips and frames: two results with the same hash were measured on the same frames.
+
+    With `labelled` also over which of them have a mask.
+    """
     digest = hashlib.sha256()
     for clip in dataset.clips:
         digest.update("\n".join((clip.name, *clip.stems, "")).encode())
+        if labelled:
+            digest.update(bytes(clip.is_labelled(index) for index in range(len(clip.stems))))
     return digest.hexdigest()[:12]

@@ -30,7 +30,7 @@ class Step:
     inputs: Callable[[], Mapping[str, str]]
     make: Callable[[], None]
     together: bool = False  # whether all processes of a torchrun take part
-    guard: Callable[[], None] | None = None  # as `Stage.guard`
+    guard: Callable[[Sequence[str]], None] | None = None  # as `Stage.guard`
     piecewise: bool = False  # as `Stage.piecewise`
 
     def stage(self) -> Stage:
@@ -81,14 +81,21 @@ def _training(role: str, recipe: Recipe, folder: Path) -> Step:
 
         train(recipe, folder)
 
-    return Step(
-        role,
-        "train" if role == "student" else f"train {role}",
-        folder,
-        lambda: flat(recipe.model_dump(mode="json", exclude=FREE)),
-        make,
-        True,
-    )
+    def inputs() -> Mapping[str, str]:
+        return flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe)
+
+    return Step(role, "train" if role == "student" else f"train {role}", folder, inputs, make, True)
+
+
+def _frames(recipe: Recipe) -> dict[str, str]:
+    """A hash of each data set that a training opens."""
+    data = recipe.data
+    sets = {f"frames.train.{number}": source for number, source in enumerate(data.train)}
+    if recipe.semi is not None and recipe.semi.mode == "online":  # offline the pseudo labels name the frames
+        sets |= {f"frames.unlabelled.{number}": source for number, source in enumerate(data.unlabelled)}
+    if data.val is not None:
+        sets["frames.val"] = data.val
+    return {name: split_hash(open_source(source, data.policy), labelled=True) for name, source in sets.items()}
 
 
 def _round(recipe: Recipe, out: Path, models: Mapping[str, str], number: int, accept_edited: bool) -> Iterator[Step]:
@@ -118,8 +125,12 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
             wanted = class_shares([open_source(labelled, policy) for labelled in recipe.data.train], policy)
         pseudo_label(members, open_source(source, policy), folder, recipe.pseudo, policy=policy, wanted=wanted)
 
-    title = f"pseudo-label {folder.name}"
-    return Step("pseudo-label", title, folder, inputs, make, guard=lambda: _no_corrections(folder), piecewise=True)
+    def guard(changed: Sequence[str]) -> None:
+        more_video = all(name == "frames" or name.startswith("source.") for name in changed)
+        if recipe.pseudo.align or not more_video:
+            _no_corrections(folder)
+
+    return Step("pseudo-label", f"pseudo-label {folder.name}", folder, inputs, make, guard=guard, piecewise=True)
 
 
 def _no_corrections(folder: Path) -> None:
@@ -135,14 +146,14 @@ def _no_corrections(folder: Path) -> None:
 
 def _retraining(recipe: Recipe, folder: Path, weights: Path | None, pseudo: Sequence[Path], accept_edited: bool) -> Step:
     def inputs() -> Mapping[str, str]:
-        settings = flat(recipe.model_dump(mode="json", exclude=FREE))
+        settings = flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe)
         labels = {f"pseudo.{number}": pseudo_hash(one) for number, one in enumerate(pseudo)}
         return settings | labels | ({"weights": weights_hash(weights)} if weights else {})
 
     def opened() -> list[PseudoFolder]:
         return [open_pseudo(one, accept_edited=accept_edited) for one in pseudo]
 
-    def guard() -> None:
+    def guard(changed: Sequence[str]) -> None:
         opened()  # labels that are refused must not cost the model made from them before
 
     def make() -> None:
@@ -170,6 +181,7 @@ def predictions(recipe: Recipe, out: Path) -> list[Step]:
 def _prediction(title: str, models: Sequence[Path], source: Source, folder: Path, settings: Predict, recipe: Recipe) -> Step:
     def inputs() -> Mapping[str, str]:
         hashes = {"model" if number == 0 else f"model.{number}": weights_hash(model / "model") for number, model in enumerate(models)}
+        hashes["frames"] = split_hash(open_source(source, recipe.data.policy))
         return flat(settings.model_dump(mode="json")) | hashes | flat(source.model_dump(mode="json"))
 
     def make() -> None:

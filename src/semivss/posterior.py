@@ -99,10 +99,9 @@ def covered_pixels(cells: tuple[int, ...], size: tuple[int, int]) -> tuple[int, 
 
 
 def align(p: Float[Tensor, "B C H W"], factors: Float[Tensor, "C"]) -> Float[Tensor, "B C H W"]:
-    """p_c f_c over their sum: distribution alignment (arXiv 1911.09785, section 3.1). A pixel whose products are all 0 stays as it is."""
+    """p_c f_c over their sum: distribution alignment (arXiv 1911.09785, section 3.1). All factors above 0."""
     product = p * factors[:, None, None]
-    total = product.sum(1, keepdim=True)
-    return torch.where(total > 0, product / total.clamp_min(torch.finfo(p.dtype).tiny), p)
+    return product / product.sum(1, keepdim=True)
 
 
 def entropy(p: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +28,9 @@ class Stage:
     name: str
     folder: Path
     inputs: Mapping[str, str]
-    guard: Callable[[], None] | None = None  # raises SemivssError where the folder holds what cannot be made again, before it is cleared
+    guard: Callable[[Sequence[str]], None] | None = (
+        None  # gets names of inputs; SemivssError if a change of them would lose what nobody can make
+    )
     piecewise: bool = False  # its work goes through the folder by itself, keeps what still fits and makes the rest anew
 
     def is_done(self, again: bool) -> bool:
@@ -38,22 +40,24 @@ class Stage:
             SemivssError: it was made (or begun) with others, and `again` does not allow to make it anew.
         """
         state = self._read()
-        if state is None:
-            self._write(finished=False)
-            return False
-        changed = _difference(state["inputs"], self.inputs)
-        if not changed:
+        self._sweep()
+        before = {} if state is None else state["inputs"]
+        changed = _changed(before, self.inputs)
+        if state is not None and not changed:
             if state["finished"]:
                 say(f"{self.name}: done before, skipped ({self.folder})")
             return bool(state["finished"])
-        if not (again or self._is_bare()):
-            raise SemivssError(
-                f"{self.folder}: stage {self.name} was made with other inputs ({changed}); add --again to redo it, or use another --out"
-            )
-        if not self._is_bare():
-            say(f"{self.name}: {'brought up to date' if self.piecewise else 'made anew'}, because of {changed}")
+        if not self._is_bare() and (state is not None or not self.piecewise):
+            what = _described(before, self.inputs, changed) if state is not None else "its stamp is gone"
+            if not again:
+                raise SemivssError(
+                    f"{self.folder}: stage {self.name} was made with other inputs ({what}); add --again to redo it, or use another --out"
+                )
+            say(f"{self.name}: {'brought up to date' if self.piecewise else 'made anew'}, because of {what}")
             if not self.piecewise:
                 self.clear()
+            elif self.guard is not None:
+                self.guard(changed)
         self._write(finished=False)
         return False
 
@@ -61,22 +65,34 @@ class Stage:
         """What `is_done` would find, in words that begin with "done" for a finished stage; changes nothing."""
         state = self._read()
         if state is None:
-            return "to do"
-        if changed := _difference(state["inputs"], self.inputs):
-            return "to do" if self._is_bare() else f"made with other inputs ({changed}), needs --again"
+            return "to do" if self.piecewise or self._is_bare() else "its stamp is gone, needs --again"
+        if changed := _changed(state["inputs"], self.inputs):
+            what = _described(state["inputs"], self.inputs, changed)
+            return "to do" if self._is_bare() else f"made with other inputs ({what}), needs --again"
         return "done before" if state["finished"] else "begun, will go on"
 
     def clear(self) -> None:
-        """Forget what was made before. Raises SemivssError where that would lose somebody's work."""
+        """Forget what was made before, all at once. Raises SemivssError where that would lose somebody's work."""
         if self.guard is not None:
-            self.guard()
-        if is_main_process():
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.guard(list(self.inputs))
+        if is_main_process() and self.folder.exists():
+            self._sweep()
+            self.folder.rename(self._trash)  # whoever is killed from here on leaves no half of it
+            self._sweep()
 
     def wait(self) -> None:
         """Come back when the first process has finished the stage with these inputs; if it fails, the launcher ends all processes."""
         while (state := self._read()) is None or not state["finished"] or state["inputs"] != self.inputs:
             time.sleep(_LOOK_EVERY)
+
+    @property
+    def _trash(self) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.old")
+
+    def _sweep(self) -> None:
+        """Delete what `clear`, now or in a process that was killed, has put aside."""
+        if is_main_process():
+            shutil.rmtree(self._trash, ignore_errors=True)
 
     def _is_bare(self) -> bool:
         """Whether the stage failed before it wrote anything, as with a wrong path in the recipe: then nothing can be lost."""
@@ -97,7 +113,7 @@ class Stage:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            raise SemivssError(f"{path}: not readable as a stage stamp ({error}); delete that file to go on with this stage") from error
+            raise SemivssError(f"{path}: not readable as a stage stamp ({error}); delete that file and add --again") from error
 
     def _write(self, *, finished: bool) -> None:
         if is_main_process():
@@ -125,10 +141,11 @@ def flat(tree: Any, prefix: str = "") -> dict[str, str]:
     return {key: value for name, branch in pairs for key, value in flat(branch, name).items()}
 
 
-def _difference(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    changed = [
-        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Names of the inputs that differ."""
+    return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+
+
+def _described(old: Mapping[str, str], new: Mapping[str, str], changed: Sequence[str]) -> str:
+    shown = [f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in changed[:3]]
+    return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")

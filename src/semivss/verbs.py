@@ -52,6 +52,8 @@ def pseudo_label_paths(
     split: str | None = None,
     policy: Policy = "strict",
     align_to: Path | None = None,
+    align_split: str = "train",
+    align_list: str | None = None,
 ) -> None:
     """Label a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
     demand_words(models, source, out)
@@ -63,7 +65,7 @@ def pseudo_label_paths(
     left_out = DefectCounter()
     wanted = None
     if align_to is not None:
-        labelled = _data_set(align_to, "train", "auto", policy)
+        labelled = _data_set(align_to, align_split, "auto", policy, align_list)
         if labelled.label_set.names != members[0].label_set.names:
             raise DataError(
                 f"{align_to}: has the classes of {labelled.label_set.name}, the models others; give --align-to masks of their classes"
@@ -98,12 +100,12 @@ def inspect_paths(
     render(found, f"{folder}" + (f" against {dataset.name}" if dataset is not None else ""))
 
 
-def _data_set(path: Path, split: str, kind: str, policy: Policy) -> VideoDataset:
-    """The data set in a folder; kind "auto" finds out what it is."""
+def _data_set(path: Path, split: str, kind: str, policy: Policy, labelled: str | None = None) -> VideoDataset:
+    """The data set in a folder; kind "auto" finds out what it is, `labelled` as in `Source`."""
     from semivss.data.detect import detect_kind
 
     found = detect_kind(path) if kind == "auto" else kind
-    return open_source(Source.model_validate({"kind": found, "path": str(path), "split": split}), policy)
+    return open_source(Source.model_validate({"kind": found, "path": str(path), "split": split, "labelled": labelled}), policy)
 
 
 def score_paths(

@@ -7,7 +7,7 @@ import pytest
 
 from semivss.data.clips import VideoDataset
 from semivss.data.labels import LabelSet
-from semivss.data.shares import class_shares
+from semivss.data.shares import ENOUGH, class_shares, missing_classes
 from semivss.errors import DataError
 
 CLASSES = LabelSet("three", ("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), (False,) * 3)
@@ -41,3 +41,16 @@ def test_no_labelled_pixel_is_an_error():
     bare = VideoDataset("bare", CLASSES, (Masks("a", (None, [255, 255])),))
     with pytest.raises(DataError, match="bare: no labelled pixel"):
         class_shares([bare])
+
+
+def test_a_sample_is_enough_unless_it_shows_nothing():
+    many = tuple([0, 0, 1] for _ in range(3 * ENOUGH))
+    assert class_shares([VideoDataset("many", CLASSES, (Masks("a", many),))], most=ENOUGH).tolist() == [2 / 3, 1 / 3, 0]
+    rare = tuple([2] if index == 5 else [255] for index in range(3 * ENOUGH))  # no multiple of 3
+    assert class_shares([VideoDataset("rare", CLASSES, (Masks("a", rare),))], most=ENOUGH).tolist() == [0, 0, 1]
+
+
+def test_classes_without_a_pixel_are_named():
+    some = VideoDataset("some", CLASSES, (Masks("a", ([0, 255],)),))
+    assert missing_classes([some]) == "some: no labelled pixel of green, blue seen in the training masks; such a class cannot be learnt"
+    assert missing_classes([VideoDataset("all", CLASSES, (Masks("a", ([0, 1, 2],)),))]) == ""

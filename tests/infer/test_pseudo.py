@@ -23,7 +23,7 @@ from semivss.infer.predict import predict
 from semivss.infer.pseudo import pseudo_label
 from semivss.infer.stream import stream_distribution
 from semivss.infer.views import views_from
-from semivss.posterior import align, entropy
+from semivss.posterior import entropy
 from semivss.settings import Predict, PseudoLabels, Views
 from semivss.temporal.window import Labelled, window_mean
 from semivss.tensors import MaskLogits, PixelLogits
@@ -184,11 +184,6 @@ def test_factors_are_bounded_and_spare_classes_without_labels() -> None:
     assert found == [10, 0.1, 10, 1]
 
 
-def test_a_pixel_that_alignment_leaves_nothing_stays_as_it_is() -> None:
-    p = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).T[None, :, None]
-    assert align(p, torch.tensor([0.0, 2.0])).equal(p)
-
-
 def test_alignment_is_found_once_and_again_for_other_videos(tmp_path: Path) -> None:
     wanted, settings, model = np.array([0.2, 0.5, 0.3]), PseudoLabels(align=1), ColorModel()
     inputs = open_inputs(clips(tmp_path / "in", frames=9))
@@ -336,14 +331,25 @@ def test_an_edited_label_is_told_and_used_on_demand(tmp_path: Path) -> None:
     assert folder.thresholds(20.0)[0] == threshold
 
 
-def test_an_edited_entropy_map_is_used_as_it_lies(tmp_path: Path) -> None:
+def test_a_changed_file_that_is_no_label_is_refused_and_made_anew(tmp_path: Path) -> None:
     out = made(tmp_path)
-    Image.fromarray(np.full(SIZE, 9, np.uint16)).save(out / "entropy" / "v0" / "0001.png")
-    with pytest.raises(DataError, match="edited by hand"):
-        open_pseudo(out)
-    folder = open_pseudo(out, accept_edited=True)
-    assert folder.edited == ()
-    assert (folder.codes("v0", "0001") == 9).all()
+    before, path = files(out), out / "entropy" / "v0" / "0001.png"
+    Image.fromarray(np.full(SIZE, 9, np.uint16)).save(path)
+    for accept in (False, True):
+        with pytest.raises(DataError, match=r"entropy/v0/0001.png: changed since it was written; labels alone"):
+            open_pseudo(out, accept_edited=accept)
+    path.unlink()
+    assert pseudo_label([ColorModel()], open_inputs(tmp_path / "in"), out, PseudoLabels()).predicted == ("v0",)
+    assert files(out) == before
+
+
+def test_nothing_of_an_interrupted_making_is_left(tmp_path: Path) -> None:
+    """Likely classes of other views, and no record that names them, as after a kill: they must not pass for those of the new labels."""
+    out = made(tmp_path, PseudoLabels(top_classes=2))
+    (out / "records" / "v0.jsonl").unlink()
+    pseudo_label([ColorModel()], open_inputs(tmp_path / "in"), out, PseudoLabels(views=Views(flip=True)))
+    assert open_pseudo(out).top_classes("v0", "0000") is None
+    assert not list((out / "top_classes").rglob("*.npz"))
 
 
 @pytest.mark.parametrize(("value", "size", "kind"), [(3, SIZE, "unknown_id"), (1, (12, 20), "size_mismatch")])
@@ -381,9 +387,10 @@ def test_damaged_files_of_the_folder_are_one_line(tmp_path: Path) -> None:
     shutil.copy(out / "v0" / "0000.png", out / "entropy" / "v0" / "0000.png")
     with pytest.raises(DefectError, match="not a 16-bit grey picture"):
         folder.codes("v0", "0000")
-    (out / "histogram.npz").write_bytes((out / "histograms" / "v0.npz").read_bytes())
+    other = made(tmp_path / "other")
+    (other / "histogram.npz").write_bytes((other / "histograms" / "v0.npz").read_bytes())
     with pytest.raises(DataError, match=r"histogram\.npz: .*not the recorded one"):
-        open_pseudo(out, accept_edited=True)
+        open_pseudo(other, accept_edited=True)
 
 
 def test_the_reader_is_what_the_loader_needs(tmp_path: Path) -> None:

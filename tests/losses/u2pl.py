@@ -11,13 +11,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from semivss.data.labels import LabelSet
 from semivss.losses.bank import MemoryBank
 from semivss.losses.contrast_sets import ContrastSets, RankWindow, Regions, contrast_sets, regions
 from semivss.losses.contrastive import MomentumPrototypes, RowSampler, class_means, contrastive_loss
 from semivss.losses.supervised import pixel_loss
 from semivss.losses.unsupervised import pixel_unsupervised_loss, reliable_factor
 from semivss.posterior import class_distribution, entropy, entropy_percentile, resize_maps, split_labels, unreliability_threshold
+from semivss.recipe import parse_recipe
+from semivss.settings import Contrast as Settings
 from semivss.tensors import PixelLogits, Split
+from semivss.train.checkpoint import load_checkpoint, save_checkpoint
+from semivss.train.contrast import Contrast
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -235,16 +240,23 @@ def judge_bank(step: Step, name: str, bank: MemoryBank) -> None:
 
 
 def reloaded(path: Path, bank: MemoryBank, prototypes: MomentumPrototypes | None) -> tuple[MemoryBank, MomentumPrototypes | None]:
-    """Fresh objects with the state of these, by way of a file."""
-    torch.save({"bank": bank.state_dict(), "prototypes": prototypes and prototypes.state_dict()}, path)
-    state = torch.load(path, weights_only=True)
+    """Fresh objects with the state of these, by way of the checkpoint of a training run."""
+    recipe = parse_recipe({"name": "golden", "data": {"train": [{"kind": "toy"}]}})
     classes, _, channels = bank.rows.shape
+    save_checkpoint(path, recipe, {"method": keeper(bank, prototypes).state_dict()})
     fresh = MemoryBank(classes, channels, bank.sizes.tolist(), most=bank.most, unit=bank.unit)
-    fresh.load_state_dict(state["bank"])
     averaged = prototypes and MomentumPrototypes(classes, channels, forget=prototypes.forget)
-    if averaged:
-        averaged.load_state_dict(state["prototypes"])
+    keeper(fresh, averaged).load_state_dict(load_checkpoint(path, recipe)["method"])
     return fresh, averaged
+
+
+def keeper(bank: MemoryBank, prototypes: MomentumPrototypes | None) -> Contrast:
+    """What keeps bank and prototypes in training, around these."""
+    names = tuple(f"class {number}" for number in range(len(bank.rows)))
+    label_set = LabelSet("golden", names, ((0, 0, 0),) * len(names), (False,) * len(names))
+    kept = Contrast(Settings(channels=1, bank=1), label_set, "spread", torch.device("cpu"))
+    kept._bank, kept._prototypes = bank, prototypes
+    return kept
 
 
 def main(file: str, rank: str, world: str, meeting: str) -> None:

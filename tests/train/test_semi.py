@@ -1,6 +1,9 @@
 """Retraining on pseudo labels: it runs in every mode, resumes bitwise in the middle, and refuses what does not fit."""
 
 import csv
+import json
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +160,7 @@ def test_the_contrastive_loss_may_see_the_first_crops_alone(labelled_run):
         labels = torch.randint(len(model.label_set), (5, 32, 48), dtype=torch.uint8, generator=generator)
         doubt = torch.rand(3, 32, 48, generator=generator)
         frames[changed] = 0
-        targets = Targets(frames[None, 2:], labels[2:], doubt, 0.5, 50.0)
+        targets = Targets(frames[None, 2:], labels[2:], doubt, 0.5, None)
         contrast = Contrast(semi.contrast, model.label_set, model.rule, torch.device("cpu"))
         return float(objective(frames[:2], labels[:2], targets, contrast, generator)["contrast"].detach())
 
@@ -181,7 +184,7 @@ def test_the_first_steps_may_be_supervised_alone(labelled_run, tmp_path):
 def test_the_linear_schedule_ends_with_all_pixels(labelled_run, tmp_path):
     rows = retrain(labelled_run, tmp_path / "out", threshold={"alpha": 40}, train={"log_every": 1})
     shares = [float(row["reliable"]) for row in rows]
-    assert float(rows[0]["alpha"]) == 40
+    assert [float(row["alpha"]) for row in rows] == pytest.approx([40 * (1 - step / STEPS) for step in range(STEPS)])
     assert abs(shares[0] - 0.6) < 0.1
     assert shares[0] < shares[-1]
 
@@ -249,8 +252,6 @@ def test_weights_of_other_classes_or_another_architecture_are_refused(labelled_r
 
 
 def test_corrected_pseudo_labels_need_consent_and_are_used(labelled_run, tmp_path):
-    import shutil
-
     recipe, out = semi_recipe(labelled_run / "tiny_world"), tmp_path / "run"
     shutil.copytree(labelled_run / "run", out)
     run(recipe, out, until="retrain")
@@ -275,8 +276,6 @@ def test_corrected_pseudo_labels_need_consent_and_are_used(labelled_run, tmp_pat
 
 
 def test_another_alpha_relabels_nothing_and_takes_effect(labelled_run, tmp_path):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(labelled_run / "run", out)
     run(semi_recipe(labelled_run / "tiny_world"), out, until="retrain")
@@ -288,8 +287,6 @@ def test_another_alpha_relabels_nothing_and_takes_effect(labelled_run, tmp_path)
 
 
 def test_more_video_is_labelled_beside_what_is_labelled(labelled_run, tmp_path, capsys):
-    import shutil
-
     world, out = tmp_path / "world", tmp_path / "run"
     shutil.copytree(labelled_run / "tiny_world", world)
     (world / "one.txt").write_text("a\n")
@@ -310,8 +307,6 @@ def test_more_video_is_labelled_beside_what_is_labelled(labelled_run, tmp_path, 
 
 
 def test_a_run_aligns_its_labels_with_the_labelled_frames(labelled_run, tmp_path):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(labelled_run / "run", out)
     recipe = semi_recipe(labelled_run / "tiny_world")
@@ -320,6 +315,43 @@ def test_a_run_aligns_its_labels_with_the_labelled_frames(labelled_run, tmp_path
         run(recipe, out, until="pseudo-label")
     run(recipe, out, until="pseudo-label", again=True)
     assert max(open_pseudo(out / "pseudo").made_from["factors"]) > 1.1
+
+
+def test_other_data_under_the_same_recipe_is_noticed(labelled_run, tmp_path):
+    world, out = tmp_path / "world", tmp_path / "run"
+    shutil.copytree(labelled_run / "tiny_world", world)
+    (world / "train.txt").write_text("a\n")
+    recipe = semi_recipe(world, mode="supervised")
+    run(recipe, out, until="predict")
+    with (world / "val.txt").open("a") as file:
+        file.write("b\n")
+    with pytest.raises(SemivssError, match=r"predictions/test: stage predict test was made with other inputs \(frames"):
+        run(recipe, out, until="predict")
+    run(recipe, out, until="score", again=True)
+    assert (out / "predictions" / "test" / "b").is_dir()
+    (world / "train.txt").write_text("a\nb\n")
+    with pytest.raises(SemivssError, match=r"stage train was made with other inputs \(frames.train.0"):
+        run(recipe, out, until="student")
+
+
+def test_classes_without_a_labelled_pixel_are_named_and_no_pixel_at_all_is_an_error(labelled_run, tmp_path, capsys):
+    world = tmp_path / "world"
+    shutil.copytree(labelled_run / "tiny_world", world)
+    masks = list((world / "data").rglob("mask/*.png"))
+    for value, out in ((1, "one"), (0, "none")):
+        for path in masks:
+            Image.fromarray(np.full(np.asarray(Image.open(path)).shape, value, np.uint8)).save(path)
+        if value:
+            run(semi_recipe(world), tmp_path / out, until="student")
+            assert "no labelled pixel of green, blue seen" in capsys.readouterr().err
+        else:
+            with pytest.raises(SemivssError, match="no labelled pixel in 8 masks"):
+                run(semi_recipe(world), tmp_path / out, until="student")
+
+
+def test_nothing_reliable_in_a_short_training_is_told_at_its_end(labelled_run, tmp_path):
+    with pytest.raises(SemivssError, match=rf"no pixel was reliable in {STEPS} batches"):
+        retrain(labelled_run, tmp_path / "out", threshold={"alpha": 100, "schedule": "constant"})
 
 
 def test_averaged_prototypes_are_refused_with_several_processes(labelled_run, tmp_path, monkeypatch):
@@ -348,8 +380,6 @@ def test_a_teacher_that_is_not_finite_stops_with_a_line(labelled_run, tmp_path, 
 
 
 def test_a_wrong_path_costs_no_finished_model(labelled_run, tmp_path):
-    import shutil
-
     from semivss.pipeline import train_stage
 
     out = tmp_path / "run"
@@ -366,8 +396,6 @@ def test_a_wrong_path_costs_no_finished_model(labelled_run, tmp_path):
 
 
 def test_unlabelled_video_needs_no_classes(labelled_run, tmp_path):
-    import shutil
-
     world = labelled_run / "tiny_world"
     shutil.copytree(world, tmp_path / "bare")
     (tmp_path / "bare" / "label_num_dic_final.json").write_text('{"others": "0", "something": "1", "else": "2"}')
@@ -380,8 +408,6 @@ def test_unlabelled_video_needs_no_classes(labelled_run, tmp_path):
 
 
 def test_labels_of_other_weights_are_refused_in_a_run(labelled_run, tmp_path):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(labelled_run / "run", out)
     other = semi_recipe(labelled_run / "tiny_world")
@@ -404,19 +430,18 @@ def test_dry_run_and_from(labelled_run, capsys):
 
 
 def test_a_run_can_be_killed_in_any_stage(labelled_run, tmp_path):
-    import json
-    import shutil
-
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(dump_recipe(semi_recipe(labelled_run / "tiny_world")))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for out in (whole, broken):
-        shutil.copytree(labelled_run / "run", out)
+    shutil.copytree(labelled_run / "run", whole)
     assert wait(start(run_cli, ["run", str(recipe), "--out", str(whole)], tmp_path / "errors")) == 0
-    process = start(run_cli, ["run", str(recipe), "--out", str(broken)], tmp_path / "errors")
-    process.join(2.0)
-    process.kill()
-    process.join()
+    for name in ("student/last.ckpt", "pseudo/records/a.jsonl", "retrained/last.ckpt", "predictions/test/records", "scores.json"):
+        process = start(run_cli, ["run", str(recipe), "--out", str(broken)], tmp_path / "errors")
+        while process.is_alive() and not (broken / name).exists():
+            time.sleep(0.002)
+        assert process.is_alive(), f"ended before {name} was there"
+        process.kill()
+        process.join()
     assert wait(start(run_cli, ["run", str(recipe), "--out", str(broken)], tmp_path / "errors")) == 0
     for name in ("predictions/test/manifest.json", "compare/student/test/manifest.json", "pseudo/manifest.json", "scores.json"):
         first, second = (json.loads((out / name).read_text()) for out in (whole, broken))

@@ -109,7 +109,8 @@ def open_pseudo(folder: Path, label_set: LabelSet | None = None, *, accept_edite
         accept_edited: use files that were changed by hand, instead of stopping there.
 
     Raises:
-        DataError: no finished folder of pseudo labels, other classes, a file is gone, or one was edited.
+        DataError: no finished folder of pseudo labels, other classes, a file is gone, a label file was edited, or any other one was,
+            which `accept_edited` does not change.
         DefectError: an edited file holds no labels of its frame.
     """
     folder = Path(folder)
@@ -118,6 +119,8 @@ def open_pseudo(folder: Path, label_set: LabelSet | None = None, *, accept_edite
     if label_set is not None:
         check_classes(folder, names, label_set)
     changed = _changed(folder, manifest["files"])
+    if other := [path for path in changed if not _is_label(Path(path))]:
+        raise DataError(f"{folder / other[0]}: changed since it was written; labels alone may be corrected by hand: delete it and {_AGAIN}")
     if changed and not accept_edited:
         more = f" and so were {len(changed) - 1} more" if len(changed) > 1 else ""
         raise DataError(

@@ -15,7 +15,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from semivss.atomic import atomic_json
-from semivss.errors import DefectError
+from semivss.errors import DefectError, SemivssError
+from semivss.infer.finished import corrections
 from semivss.infer.inputs import InputVideo
 from semivss.infer.job import Job, labelled_frames
 from semivss.infer.views import View
@@ -36,7 +37,7 @@ def aligned(job: Job, videos: Sequence[InputVideo], wanted: Float64[np.ndarray, 
         strength: 1 = the mean prediction gets these shares, were there no normalisation in each pixel; 0 = nothing changes.
 
     Raises:
-        SemivssError: a model's values are not finite.
+        SemivssError: a model's values are not finite; or the factors change, and the folder holds a label corrected by hand.
     """
     factors = _kept(job, videos, wanted, strength)
 
@@ -56,6 +57,11 @@ def _kept(job: Job, videos: Sequence[InputVideo], wanted: Float64[np.ndarray, "C
             return [float(factor) for factor in before["factors"]]
     except (OSError, ValueError, TypeError, KeyError):
         pass  # none yet, or not readable
+    if edited := corrections(job.out):
+        raise SemivssError(
+            f"{job.out / edited[0]}: corrected by hand, and other factors would label its video again, over that; "
+            "copy your file elsewhere and delete it here, or choose another folder with --out"
+        )
     mean = _mean_distribution(job, videos)
     found = class_factors(mean, wanted, strength)
     atomic_json(job.out / FILE, {"key": key, "factors": found, "mean": mean.tolist(), "wanted": wanted.tolist()})

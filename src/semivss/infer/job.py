@@ -100,7 +100,7 @@ def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[st
     """Write one video; yields the stem of each frame when its turn is over."""
     before = {line["path"] for line in read_record(job.out, video.name) if "path" in line}
     record_path(job.out, video.name).unlink(missing_ok=True)
-    clear_leftovers(job.out, video.name)
+    clear_leftovers(job.out, video.name, maps=not before)
     defects = DefectCounter()
     frames = video.frames(lambda error: _on_defect(error, job.policy, defects))
     writer = VideoFiles(job.out, video.name, job.label_set, key, job.overlay, lambda: video.fps() or job.fps, histogram=job.histogram)

@@ -175,12 +175,17 @@ def _png(image: Image.Image, level: int) -> bytes:
     return buffer.getvalue()
 
 
-def clear_leftovers(out: Path, video: str) -> None:
-    """Remove the half-written files that a killed process left behind. Only for the holder of the folder's lock."""
+def clear_leftovers(out: Path, video: str, *, maps: bool) -> None:
+    """Remove the half-written files that a killed process left behind. Only for the holder of the folder's lock.
+
+    With `maps` also everything but the labels: without a record nobody knows by which settings it was written.
+    """
     name = Path(video)
-    for folder in (out / name, *(out / maps / name for maps in _MAPS)):
+    for folder in (out / name, *(out / kind / name for kind in _MAPS)):
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
+    for path in (path for kind in _MAPS if maps for path in (out / kind / name).glob("*.*") if path.is_file()):
+        path.unlink(missing_ok=True)
     for target in (overlay_path(out, video), histogram_path(out, video), record_path(out, video)):
         for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
             path.unlink(missing_ok=True)

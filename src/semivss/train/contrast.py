@@ -1,6 +1,5 @@
 """The student's representation and a teacher's view of the same crops in, L_c out: what has to be kept from step to step for it."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ from semivss.losses.contrast_watch import ContrastWatch
 from semivss.losses.contrastive import MomentumPrototypes, PoolSampler, contrastive_loss
 from semivss.models.representation import RepresentationHead
 from semivss.models.segmenter import Segmenter
-from semivss.posterior import class_distribution, entropy_percentile
+from semivss.posterior import class_distribution
 from semivss.progress import say
 from semivss.settings import Contrast as Settings
 from semivss.settings import Semi
@@ -45,7 +44,8 @@ class Contrast:
 
     def crops(self, labelled: int, unlabelled: int) -> tuple[int, int]:
         """How many of the labelled and of the unlabelled crops L_c sees: the first ones of each."""
-        return math.ceil(self._settings.share * labelled), math.ceil(self._settings.share * unlabelled)
+        first, second = (max(1, round(self._settings.share * crops)) for crops in (labelled, unlabelled))
+        return first, second
 
     @torch.no_grad()
     def look(self, average: nn.Module | None, frames: UInt8[Tensor, "N 3 H W"]) -> None:
@@ -80,9 +80,8 @@ class Contrast:
         settings = self._settings
         with torch.no_grad():
             p, teacher = self._view or (class_distribution(output, rule=self._rule), z.detach())
-            low = entropy_percentile(targets.doubt, targets.labels, targets.alpha) if settings.anchor_set == "code" else None
             size = (z.shape[2], z.shape[3])
-            cells = regions(labels, targets.doubt, size, targets.gamma, low)
+            cells = regions(labels, targets.doubt, size, targets.gamma, targets.low)
             sets = contrast_sets(nearest_maps(p, size), cells, self._window, settings.confidence)
         sampler = PoolSampler(generator, settings.anchors, settings.negatives)
         more: Any = {"temperature": settings.temperature, "generator": generator, "prototypes": self._prototypes}

@@ -27,7 +27,7 @@ from semivss.losses.matcher import NonFiniteCost
 from semivss.losses.supervised import supervised_loss
 from semivss.losses.unsupervised import unsupervised_loss
 from semivss.models.segmenter import Segmenter, take_images
-from semivss.posterior import class_distribution, entropy, split_labels
+from semivss.posterior import class_distribution, entropy, entropy_percentile, split_labels
 from semivss.recipe import Recipe
 from semivss.settings import Semi
 from semivss.tensors import IGNORE, Batch, Split, UnlabelledBatch
@@ -92,7 +92,7 @@ class Targets:
         labels: UInt8[Tensor, "N H W"],
         doubt: Float[Tensor, "N H W"],
         gamma: float | Shaped[Tensor, "C"],
-        alpha: float,
+        low: float | None,
     ) -> None:
         """
         Args:
@@ -100,13 +100,13 @@ class Targets:
             labels: before the split, 255 = erased or padding.
             doubt: entropies or their codes.
             gamma: a doubt from here on is unreliable; one number, or one a class.
-            alpha: percent of unreliable pixels that is wanted.
+            low: largest doubt of a pixel that may be an anchor; none = all reliable ones.
         """
-        self.strong, self.labels, self.doubt, self.gamma, self.alpha = strong, labels, doubt, gamma, alpha
+        self.strong, self.labels, self.doubt, self.gamma, self.low = strong, labels, doubt, gamma, low
 
     def first(self, crops: int) -> "Targets":
-        """Those of the first crops, under the whole batch's threshold."""
-        return Targets(self.strong[:, :crops], self.labels[:crops], self.doubt[:crops], self.gamma, self.alpha)
+        """Those of the first crops, under the whole batch's thresholds."""
+        return Targets(self.strong[:, :crops], self.labels[:crops], self.doubt[:crops], self.gamma, self.low)
 
     def split(self) -> Split:
         """Reliable labels, and where they are not."""
@@ -262,14 +262,17 @@ class SemiSupervised:
         alpha = alpha_at(self._semi.threshold, step, self._recipe.train.steps)
         classes = len(self._datasets[0].label_set)
         gamma = cut(self._semi.threshold, alpha, batch.labels, batch.doubt, classes, self._stored)
-        targets = Targets(batch.strong, batch.labels, batch.doubt, gamma, alpha)
+        low = entropy_percentile(batch.doubt, batch.labels, alpha) if self._semi.contrast.anchor_set == "code" else None
+        targets = Targets(batch.strong, batch.labels, batch.doubt, gamma, low)
         known = int((batch.labels != IGNORE).sum())
         reliable = int((targets.split().labels != IGNORE).sum())
         self._notes = {"reliable": reliable / max(known, 1), "alpha": alpha}
         self._in_vain = 0 if reliable else self._in_vain + 1
-        if self._in_vain >= IN_VAIN:
+        train = self._recipe.train
+        most = min(IN_VAIN, (train.steps - self._semi.supervised_steps) * train.accumulate)
+        if self._in_vain >= most:
             raise SemivssError(
-                f"{self._recipe.name}: no pixel was reliable in {IN_VAIN} batches in a row, so that nothing is learned from unlabelled "
+                f"{self._recipe.name}: no pixel was reliable in {most} batches in a row, so that nothing is learned from unlabelled "
                 "video; lower semi.threshold.alpha, raise semi.threshold.gamma, or train the models that label it for longer"
             )
         return targets
