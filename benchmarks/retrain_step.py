@@ -1,6 +1,6 @@
 """What does the contrastive loss add to a step of retraining? The demo's student, with and without L_c, rounds in turn in one process.
 
-    python benchmarks/retrain_step.py            12 rounds of 4 steps of the demo's mode
+    python benchmarks/retrain_step.py            24 rounds of 4 steps of the demo's mode
     python benchmarks/retrain_step.py --quick    2 rounds
 
 The student has random weights, so every reliable pixel may be an anchor here (confidence 0): at least as many as in training. Every
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    rounds = 2 if options.quick else 12
+    rounds = 2 if options.quick else 24
     for name, overrides in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             plain, whole = (
