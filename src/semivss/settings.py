@@ -243,7 +243,7 @@ class Threshold(Settings):
 
     kind: Literal["batch_percentile", "dataset_percentile", "absolute"] = "batch_percentile"
     alpha: float = Field(20.0, ge=0, le=100)  # percent; at the start, where the schedule is linear
-    schedule: Literal["linear", "constant"] = "linear"  # linear: alpha falls to 0 at the end of training
+    schedule: Literal["linear", "constant"] = "linear"  # linear: alpha (1 - t / T) in step t of T
     gamma: float = Field(0.5, ge=0)  # nats; kind absolute: the cut itself
     per_class: bool = False  # percentiles within each pseudo class, so that one cut does not starve the rare ones
 

@@ -4,9 +4,12 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+
+import torch
 
 from semivss.recipe import Recipe
 
@@ -53,19 +56,27 @@ def run_cli(words: list[str], errors: Path, largest_file: int | None = None) -> 
 
 
 def run_rank(
-    rank: int, world: int, port: int, recipe: Recipe, out: Path, failing_step: int | None = None, last_step: int | None = None
+    rank: int,
+    world: int,
+    port: int,
+    recipe: Recipe,
+    out: Path,
+    failing_step: int | None = None,
+    last_step: int | None = None,
+    before: Path | None = None,
 ) -> None:
     """One of several processes that train together, as torchrun would start it; leaves what it ends with in `out`/rank<n>.pt.
 
     In `failing_step` the loss of the last process is not finite; in `last_step` all processes die.
+    Retraining starts from student and pseudo labels in the run folder `before`.
     """
     _alone()
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    import torch
-
+    from semivss.data.pseudo import open_pseudo
     from semivss.losses.matcher import NonFiniteCost
-    from semivss.train import loop, method
+    from semivss.train import loop, method, semi
+    from semivss.train.method import Given
 
     runs, counts, losses = [], [], []
     run, pooled, supervised_loss = loop.Run, loop.pooled, method.supervised_loss
@@ -86,16 +97,33 @@ def run_rank(
             raise NonFiniteCost("on one process only")
         return losses[-1]
 
-    loop.Run, loop.pooled, method.supervised_loss = remember_run, remember_counts, loss
-    loop.train(recipe, out)
+    loop.Run, loop.pooled, method.supervised_loss, semi.supervised_loss = remember_run, remember_counts, loss, loss
+    loop.train(recipe, out, given=before and Given(before / "student" / "model", [open_pseudo(before / "pseudo")]))
     weights = {"model": runs[0].segmenter.state_dict(), "best": runs[0].best.state_dict()}
-    torch.save(weights | {"skipped": runs[0].counters.skipped, "counts": [one.counts.tolist() for one in counts]}, out / f"rank{rank}.pt")
+    kept = {"method": runs[0].method.state_dict()}
+    torch.save(
+        weights | kept | {"skipped": runs[0].counters.skipped, "counts": [one.counts.tolist() for one in counts]}, out / f"rank{rank}.pt"
+    )
+
+
+def train_ddp(
+    recipe: Recipe, out: Path, failing_step: int | None = None, last_step: int | None = None, before: Path | None = None
+) -> list[dict]:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    ranks = [start(run_rank, rank, 2, port, recipe, out, failing_step, last_step, before) for rank in range(2)]
+    assert [wait(rank) for rank in ranks] == ([0, 0] if last_step is None else [-signal.SIGKILL] * 2)
+    return [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2) if last_step is None]
+
+
+def equal(left: dict, right: dict) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(value, right[key]) for key, value in left.items())
 
 
 def run_label(rank: int, meeting: Path) -> None:
     """One of two processes whose teachers label their own weak views; that of the second is damaged. Ends well if both refuse."""
     _alone()
-    import torch
     import torch.distributed as dist
 
     from semivss.data.toy import toy_labels
@@ -122,6 +150,4 @@ def run_label(rank: int, meeting: Path) -> None:
 
 
 def _alone() -> None:
-    import torch
-
     torch.set_num_threads(1)

@@ -1,27 +1,14 @@
 """Two gloo processes train as one: the same weights on both, and the integer scores of a single process."""
 
-import signal
-import socket
-from pathlib import Path
-
 import pytest
 import torch
-from children import run_label, run_rank, start, wait
+from children import equal, run_label, start, train_ddp, wait
 
 from semivss.data.policy import DefectCounter
 from semivss.data.source import open_source
 from semivss.models.segmenter import Segmenter
 from semivss.recipe import Recipe
 from semivss.train.evaluate import Validation, evaluate
-
-
-def train_ddp(recipe: Recipe, out: Path, failing_step: int | None = None, last_step: int | None = None) -> list[dict]:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    ranks = [start(run_rank, rank, 2, port, recipe, out, failing_step, last_step) for rank in range(2)]
-    assert [wait(rank) for rank in ranks] == ([0, 0] if last_step is None else [-signal.SIGKILL] * 2)
-    return [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2) if last_step is None]
 
 
 def short(recipe: Recipe, **values) -> Recipe:
@@ -33,10 +20,6 @@ def short(recipe: Recipe, **values) -> Recipe:
 @pytest.fixture
 def ended(recipe, tmp_path):
     return train_ddp(short(recipe), tmp_path / "run")
-
-
-def equal(left: dict, right: dict) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(value, right[key]) for key, value in left.items())
 
 
 def test_ddp_ranks_end_with_identical_weights_and_one_set_of_files(ended, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from children import run_cli, start, wait
+from children import equal, run_cli, start, train_ddp, wait
 from lightning_fabric import Fabric
 from PIL import Image
 
@@ -17,7 +17,7 @@ from semivss.data.pseudo import open_pseudo
 from semivss.errors import SemivssError, WeightsError
 from semivss.models.segmenter import Segmenter
 from semivss.pipeline import run
-from semivss.plan import plan
+from semivss.plan import plan, retraining_recipe
 from semivss.recipe import Recipe, dump_recipe, parse_recipe
 from semivss.settings import Threshold
 from semivss.tensors import IGNORE
@@ -66,8 +66,6 @@ def step(recipe: Recipe, out: Path, name: str):
 
 def retrain(labelled_run: Path, out: Path, **semi) -> list[dict[str, str]]:
     """Retrain into `out` from the fixture's student and pseudo labels; the journal."""
-    from semivss.plan import retraining_recipe
-
     recipe = retraining_recipe(semi_recipe(labelled_run / "tiny_world", **semi))
     offline = recipe.semi.mode == "offline"
     pseudo = [open_pseudo(labelled_run / "run" / "pseudo")] if offline else None
@@ -352,6 +350,22 @@ def test_classes_without_a_labelled_pixel_are_named_and_no_pixel_at_all_is_an_er
 def test_nothing_reliable_in_a_short_training_is_told_at_its_end(labelled_run, tmp_path):
     with pytest.raises(SemivssError, match=rf"no pixel was reliable in {STEPS} batches"):
         retrain(labelled_run, tmp_path / "out", threshold={"alpha": 100, "schedule": "constant"})
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_two_processes_retrain_as_one_and_go_on_after_a_kill(labelled_run, tmp_path, mode):
+    """Weights, averages and the bank are the same on both, and the same again when both were killed in between."""
+    settings = {"mode": mode, "unlabelled_batch": 4, "threshold": {"alpha": 40}, "contrast": {"share": 0.5, "confidence": 0}}
+    recipe = retraining_recipe(semi_recipe(labelled_run / "tiny_world", train={"checkpoint_every": 3}, **settings))
+    ended = train_ddp(recipe, tmp_path / "whole", before=labelled_run / "run")
+    train_ddp(recipe, tmp_path / "broken", last_step=4, before=labelled_run / "run")
+    resumed = train_ddp(recipe, tmp_path / "broken", before=labelled_run / "run")
+    banks = [one["method"].pop("bank") for one in (*ended, *resumed)]
+    assert int(banks[0]["lengths"].min()) > 0
+    for one, bank in zip((*ended, *resumed), banks, strict=True):
+        for kind in ("model", "best"):
+            assert equal(one[kind], ended[0][kind])
+        assert equal(bank, banks[0])
 
 
 def test_averaged_prototypes_are_refused_with_several_processes(labelled_run, tmp_path, monkeypatch):

@@ -132,7 +132,8 @@ class MemoryBank:
         message[: len(counts)] = counts  # exact in float32 below 2^24
         message[len(counts) :][: keys.numel()] = keys.flatten()
         everyone = message.new_empty(dist.get_world_size() * len(message))
-        dist.all_gather_into_tensor(everyone, message)
+        gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # torch renamed it
+        gather(everyone, message)
         parts = everyone.view(-1, len(message))
         counts_of = parts[:, : len(counts)].long()
         rows = [part[len(counts) :].view(limit, -1)[:used] for part, used in zip(parts, counts_of.sum(1).tolist(), strict=True)]
