@@ -129,6 +129,7 @@ GROUPS = {
             "semi.contrast.share=1",
             "semi.threshold={alpha=20}",
             "pseudo.align=0",
+            "pseudo.views={scales=[1.0, 1.25], flip=true}",
             *LAST,
         ),
     ),
