@@ -75,6 +75,12 @@ def test_labels_are_aligned_with_a_labelled_set(world: Path, tmp_path: Path, mon
     counts = np.bincount(labels[labels != 255], minlength=12)
     assert known["wanted"] == pytest.approx(counts / counts.sum())
     assert open_pseudo(tmp_path / "pseudo").made_from["factors"] == known["factors"]
+    first = truth.clips[0]
+    (world / "set" / "few.txt").write_text(f"{first.name}\n")
+    assert semivss(monkeypatch, "pseudo-label", *words, "--align-list", "few.txt") == 0
+    labels = np.concatenate([first.labels(index).ravel() for index in range(len(first.stems))])
+    counts = np.bincount(labels[labels != 255], minlength=12)
+    assert json.loads((tmp_path / "pseudo" / "alignment.json").read_text())["wanted"] == pytest.approx(counts / counts.sum())
 
 
 def test_alignment_with_other_classes_is_refused(
