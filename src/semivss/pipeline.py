@@ -22,7 +22,7 @@ from semivss.plan import STAGES, Step, plan
 from semivss.progress import say
 from semivss.recipe import Recipe, dump_recipe, evaluation_sets, load_recipe
 from semivss.settings import Source
-from semivss.stage import is_main_process, versions
+from semivss.stage import is_main_process, versions, was_finished
 
 
 def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:
@@ -85,9 +85,11 @@ def execute(step: Step, out: Path, recipe: Recipe, *, again: bool = False, redo:
         if step.name == "pseudo-label":  # what comes next is made of it
             step.stage().wait()
         return
+    if redo or not was_finished(step.folder):
+        demand_folders(reads)  # before one of them is opened, or anything cleared
     stage = step.stage()
-    if redo or not stage.state().startswith("done"):
-        demand_folders(reads)  # before anything is cleared
+    if not stage.state().startswith("done"):
+        demand_folders(reads)
     if redo:
         stage.clear()
     if stage.is_done(again):

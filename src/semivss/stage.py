@@ -42,7 +42,7 @@ class Stage:
         state = self._read()
         self._sweep()
         before = {} if state is None else state["inputs"]
-        changed = _changed(before, self.inputs)
+        changed = self._changed(state)
         if state is not None and not changed:
             if state["finished"]:
                 say(f"{self.name}: done before, skipped ({self.folder})")
@@ -66,7 +66,7 @@ class Stage:
         state = self._read()
         if state is None:
             return "to do" if self.piecewise or self._is_bare() else "its stamp is gone, needs --again"
-        if changed := _changed(state["inputs"], self.inputs):
+        if changed := self._changed(state):
             what = _described(state["inputs"], self.inputs, changed)
             return "to do" if self._is_bare() else f"made with other inputs ({what}), needs --again"
         return "done before" if state["finished"] else "begun, will go on"
@@ -84,6 +84,12 @@ class Stage:
         """Come back when the first process has finished the stage with these inputs; if it fails, the launcher ends all processes."""
         while (state := self._read()) is None or not state["finished"] or state["inputs"] != self.inputs:
             time.sleep(_LOOK_EVERY)
+
+    def _changed(self, state: dict[str, Any] | None) -> list[str]:
+        """Names of the inputs that differ. A training that has begun goes on when a frame is gone; a finished one is asked about it."""
+        old = {} if state is None else state["inputs"]
+        names = [key for key in sorted(old.keys() | self.inputs.keys()) if old.get(key) != self.inputs.get(key)]
+        return [name for name in names if state is None or state["finished"] or not name.startswith("frames.")]
 
     @property
     def _trash(self) -> Path:
@@ -120,6 +126,14 @@ class Stage:
             atomic_json(self.folder / "stamp.json", {"inputs": dict(self.inputs), "finished": finished, "versions": versions()})
 
 
+def was_finished(folder: Path) -> bool:
+    """Whether a stage's folder was finished, with whatever inputs."""
+    try:
+        return bool(json.loads((folder / "stamp.json").read_text())["finished"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def is_main_process() -> bool:
     """Whether this process is the only one or the first of those that torchrun, or Lightning for several GPUs, has started."""
     return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
@@ -139,11 +153,6 @@ def flat(tree: Any, prefix: str = "") -> dict[str, str]:
     else:
         return {prefix: json.dumps(tree)}
     return {key: value for name, branch in pairs for key, value in flat(branch, name).items()}
-
-
-def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Names of the inputs that differ."""
-    return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
 
 
 def _described(old: Mapping[str, str], new: Mapping[str, str], changed: Sequence[str]) -> str:

@@ -24,6 +24,12 @@ class Masks:
     def stems(self):
         return [f"{index:04d}" for index in range(len(self.masks))]
 
+    def frame(self, index):
+        raise AssertionError("no frame is needed")
+
+    def stream(self):
+        raise AssertionError("no frame is needed")
+
     def is_labelled(self, index):
         return self.masks[index] is not None
 

@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 from semivss.data.codes import code_of_entropy, percentile_code
 from semivss.data.pseudo import open_pseudo
 from semivss.data.source import open_source
+from semivss.digest import file_sha256
 from semivss.recipe import Recipe, load_recipe
 from semivss.report.reliable import Reliable, reliable_pixels, thresholds
 from semivss.settings import Threshold
@@ -74,6 +76,10 @@ def test_a_pixel_on_the_threshold_is_unreliable(tmp_path: Path) -> None:
     run = semi_run(tmp_path, threshold={"kind": "dataset_percentile", "alpha": 30.0})
     path = next((run / "pseudo" / "entropy").glob("0001_*/00000001.png"))
     Image.fromarray(np.full((24, 40), open_pseudo(run / "pseudo").thresholds(30.0)[0], np.uint16)).save(path)
+    manifest = json.loads((run / "pseudo" / "manifest.json").read_text())  # as if labelling had written it so
+    entry = next(one for one in manifest["files"] if one["path"] == path.relative_to(run / "pseudo").as_posix())
+    entry |= {"size": path.stat().st_size, "sha256": file_sha256(path)}
+    (run / "pseudo" / "manifest.json").write_text(json.dumps(manifest))
     row = _seen(run).rows[0]
     assert row.name == f"pseudo/{path.parent.name}/00000001"
     assert row.counts.kept == 0

@@ -17,6 +17,7 @@ import torch
 from children import run_cli, run_train, start, wait
 
 from semivss.errors import SemivssError, WeightsError
+from semivss.pipeline import train_stage
 from semivss.recipe import Recipe, dump_recipe
 from semivss.train import loop
 from semivss.train.loop import train
@@ -190,7 +191,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(recipe, tmp_path):
     (tmp_path / "recipe.toml").write_text(dump_recipe(recipe))
     out, errors = tmp_path / "run", tmp_path / "errors"
     with power_cut(8):
-        train(recipe, out / "student")
+        train_stage(recipe, out)
     before = (out / "student" / "last.ckpt").read_bytes()
     words = ["train", str(tmp_path / "recipe.toml"), "--out", str(out)]
     assert wait(start(run_cli, words, errors, len(before) // 2)) == 2
