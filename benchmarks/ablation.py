@@ -6,8 +6,8 @@
     python benchmarks/ablation.py --quick                            a few steps of two cells: shows that the script works
 
 Every cell is scored on the test clips with one view and with the recipe's views, alone and with the teacher, CamVid's also on the
-validation video. Rows keep the confusion matrix of every clip, so that the table can give the interval of a difference to the control over
-resampled clips.
+validation video, most of them in one view and alone: the rest would cost as much as training. Rows keep the confusion matrix of
+every clip, so that the table can give the interval of a difference to the control over resampled clips.
 """
 
 import argparse
@@ -92,6 +92,8 @@ class Group:
     modes: tuple[str, ...] = tuple(mode for mode in MODES if mode != LIKELIHOOD)
     seeds: tuple[int, ...] = (0, 1, 2)
     validation: bool = False  # score the validation video too
+    # modes that are scored with scales, flip and teacher too, on the first subset under the first seed; None = every cell
+    in_full: tuple[str, ...] | None = None
 
 
 def toy_subset(first: int) -> Subset:
@@ -133,7 +135,14 @@ GROUPS = {
             *LAST,
         ),
     ),
-    "camvid": Group(CAMVID, {f"clips_1_32 seed {n}": camvid_subset(f"clips_1_32_seed{n}") for n in range(3)}, seeds=(0,), validation=True),
+    "camvid": Group(
+        CAMVID,
+        {f"clips_1_32 seed {n}": camvid_subset(f"clips_1_32_seed{n}") for n in range(3)},
+        modes=tuple(mode for mode in MODES if mode not in (EQUAL_CPU, "offline, by class", LIKELIHOOD)),
+        seeds=(0,),
+        validation=True,
+        in_full=(CONTROL, "online", "offline"),
+    ),
     "camvid_fractions": Group(
         CAMVID,
         {
@@ -143,6 +152,7 @@ GROUPS = {
         modes=SINGLE,
         seeds=(0,),
         validation=True,
+        in_full=(),
     ),
     "camvid_crops": Group(
         CAMVID,
@@ -150,9 +160,15 @@ GROUPS = {
         modes=(STUDENT, CONTROL, "online"),
         seeds=(0,),
         validation=True,
+        in_full=(),
     ),
     "camvid_mask2former": Group(
-        MASKS, {"clips_1_8 seed 0": camvid_subset("clips_1_8_seed0")}, modes=(*SINGLE, LIKELIHOOD), seeds=(0, 1), validation=True
+        MASKS,
+        {"clips_1_8 seed 0": camvid_subset("clips_1_8_seed0")},
+        modes=(*SINGLE, LIKELIHOOD),
+        seeds=(0, 1),
+        validation=True,
+        in_full=(CONTROL, "online", "offline"),
     ),
 }
 
@@ -228,7 +244,7 @@ def run_chain(group: str, subset: str, seed: int, options: argparse.Namespace, r
             adopt(base, out, labels=not any(override.startswith("pseudo.") for override in MODES[mode]))
         semivss(out, GROUPS[group].recipe, overrides, "student" if mode in (STUDENT, "all labels") else "retrain")
         row = cell.key() | {"overrides": options.override, "settings": settings}
-        emit(row | measured(out, mode, GROUPS[group].validation), results)
+        emit(row | measured(out, cell), results)
 
 
 def base_overrides(cell: Cell, options: argparse.Namespace) -> list[str]:
@@ -284,25 +300,32 @@ def adopt(base: Path, out: Path, labels: bool) -> None:
             half.rename(out / name)
 
 
-def measured(out: Path, mode: str, validation: bool) -> dict[str, Any]:
-    """Scores of the cell's model, one view and the recipe's views, alone and with the teacher; and its cost."""
+def measured(out: Path, cell: Cell) -> dict[str, Any]:
+    """Scores of the cell's model in one view, in full also with the recipe's views and with the teacher; and its cost."""
     from semivss.data.source import open_source
     from semivss.infer.views import View, views_from
     from semivss.models.segmenter import Segmenter
     from semivss.recipe import load_recipe
 
-    recipe = load_recipe(out / "recipe.toml")
-    folder = out / ("student" if mode in (STUDENT, "all labels") else "retrained")
+    recipe, in_full = load_recipe(out / "recipe.toml"), is_scored_in_full(cell)
+    folder = out / ("student" if cell.mode in (STUDENT, "all labels") else "retrained")
     models = [Segmenter.from_pretrained(folder / "model")]
-    if (out / "teacher").is_dir():
+    if in_full and (out / "teacher").is_dir():
         models.append(Segmenter.from_pretrained(out / "teacher" / "model"))
-    views = {"single": (View(base=recipe.predict.views.base),), "tta": views_from(recipe.predict.views)}
+    views = {"single": (View(base=recipe.predict.views.base),)} | ({"tta": views_from(recipe.predict.views)} if in_full else {})
     row: dict[str, Any] = {"recipe": recipe.digest(), "cpu_seconds": cpu_seconds(folder / "metrics.csv")}
     for kind, chosen in views.items():
         row |= evaluated(models, open_source(recipe.data.test[0], "strict").clips, chosen, kind)
-        if validation and recipe.data.val is not None:
+        if GROUPS[cell.group].validation and recipe.data.val is not None:
             row |= evaluated(models[:1], open_source(recipe.data.val, "strict").clips, chosen, f"val_{kind}")
     return row
+
+
+def is_scored_in_full(cell: Cell) -> bool:
+    """Whether scales, flip and teacher are scored too."""
+    group = GROUPS[cell.group]
+    first = cell.subset == next(iter(group.subsets)) and cell.seed == group.seeds[0]
+    return group.in_full is None or (first and cell.mode in group.in_full)
 
 
 def cpu_seconds(journal: Path) -> float:
@@ -391,7 +414,7 @@ def print_table(done: list[dict[str, Any]], modes: Sequence[str]) -> None:
         if not own:
             print(f"| {mode} | not run {'| ' * (len(heads) - 2)}|")
             continue
-        values = [spread([row[key] for row in own if row.get(key) is not None]) for key in columns.values()]
+        values = [spread([row[key] for row in own if row.get(key) is not None], of=len(own)) for key in columns.values()]
         for control in (CONTROL, EQUAL_CPU):
             pairs = pairs_of(done, mode, control)
             interval = clip_interval(pairs)
@@ -436,12 +459,12 @@ def plot(done: list[dict[str, Any]], modes: Sequence[str], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def spread(values: list[float], sign: bool = False) -> str:
-    """Mean and standard deviation over runs."""
+def spread(values: list[float], sign: bool = False, of: int = 0) -> str:
+    """Mean and standard deviation over runs; how many these are, if they should be more."""
     if not values:
         return ""
     mean = f"{np.mean(values):+.1f}" if sign else f"{np.mean(values):.1f}"
-    return mean + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
+    return mean + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "") + (f" (of {len(values)})" if len(values) < of else "")
 
 
 def clip_interval(pairs: list[tuple[dict[str, Any], dict[str, Any]]], draws: int = 2000) -> tuple[float, float] | None:

@@ -1,6 +1,7 @@
 """The runner of the published tables: what its cells are made of, and its statistics."""
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -48,6 +49,15 @@ def test_every_cell_resolves(group, tmp_path):
         for mode in ablation.GROUPS[group].modes:
             if mode != ablation.EQUAL_CPU:
                 recipe(group, mode, tmp_path, subset)
+
+
+def test_what_is_scored_in_full():
+    toy, camvid = (ablation.Cell(group, next(iter(ablation.GROUPS[group].subsets)), "online", 0) for group in ("toy", "camvid"))
+    assert ablation.is_scored_in_full(toy)
+    assert ablation.is_scored_in_full(camvid)
+    assert not ablation.is_scored_in_full(dataclasses.replace(camvid, mode="all labels"))
+    assert not ablation.is_scored_in_full(dataclasses.replace(camvid, subset="clips_1_32 seed 1"))
+    assert ablation.spread([1.0, 3.0], of=3) == "2.0 ± 1.4 (of 2)"
 
 
 def row(mode: str, right: list[int], seed: int = 0) -> dict:

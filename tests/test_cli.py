@@ -120,13 +120,18 @@ def test_show_resolves_a_recipe_and_counts_parameters():
 
 
 def test_ctrl_c_ends_with_130_and_one_line(tmp_path):
+    # a shell's background job, and all that it starts, ignores the signal unless told otherwise
+    heeding = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from semivss.cli import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-m", "semivss", "data", "toy", str(tmp_path / "out"), "--clips", "400"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", heeding, "data", "toy", str(tmp_path / "out"), "--clips", "400"], stderr=subprocess.PIPE, text=True
     )
-    while not list(tmp_path.glob("out/data/*/origin/*.jpg")):
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    try:
+        while not list(tmp_path.glob("out/data/*/origin/*.jpg")):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert stderr.count("\n") == 1
     assert "interrupted" in stderr

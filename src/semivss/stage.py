@@ -28,9 +28,8 @@ class Stage:
     name: str
     folder: Path
     inputs: Mapping[str, str]
-    guard: Callable[[Sequence[str]], None] | None = (
-        None  # gets names of inputs; SemivssError if a change of them would lose what nobody can make
-    )
+    # gets names of inputs; raises SemivssError if a change of them would lose what nobody can make again
+    guard: Callable[[Sequence[str]], None] | None = None
     piecewise: bool = False  # its work goes through the folder by itself, keeps what still fits and makes the rest anew
 
     def is_done(self, again: bool) -> bool:
