@@ -20,7 +20,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -48,7 +48,24 @@ MODES: dict[str, list[str]] = {
     "offline, by class, aligned": ["semi.mode=offline", SUREST, "pseudo.align=1"],
     "all labels": [],
     LIKELIHOOD: ["semi.mode=online", "semi.likelihood=1"],
+    "online, two strong views": ["semi.mode=online", "semi.contrast.weight=0", "semi.strong.views=2"],
+    "online, earlier teachers": ["semi.mode=online", "semi.contrast.weight=0", "semi.previous=3", "semi.previous_every=50"],
+    "offline, 2 rounds": ["semi.mode=offline", "semi.contrast.weight=0", "semi.rounds=2"],
 }
+CORE = tuple(MODES)[:10]
+# What could make L_c matter: ten and a hundred times its weight, then one thing at a time at ten times.
+CONTRAST = {
+    "L_c x 10": [],
+    "L_c x 100": ["semi.contrast.weight=10"],
+    "L_c x 10, tau 0.1": ["semi.contrast.temperature=0.1"],
+    "L_c x 10, 1024 anchors, 200 negatives": ["semi.contrast.anchors=1024", "semi.contrast.negatives=200"],
+    "L_c x 10, ranks 1 to 6": ["semi.contrast.low_rank=1", "semi.contrast.high_rank=6"],  # classes that a pixel is more easily taken for
+    "L_c x 10, bank of one step": ["semi.contrast.bank=256"],
+    "L_c x 10, bank of 16 steps": ["semi.contrast.bank=4096"],
+    "L_c x 10, stride 4": ["semi.contrast.stride=4"],
+    "L_c x 10, alpha 60": ['semi.threshold={alpha=60, schedule="constant"}'],  # three times the unsure pixels, to the end
+}
+MODES |= {f"online, {name}": ["semi.mode=online", "semi.contrast.weight=1", *more] for name, more in CONTRAST.items()}
 QUICK = [
     "train.steps=2",
     "train.batch=2",
@@ -89,11 +106,12 @@ class Group:
     recipe: Path
     subsets: dict[str, Subset]
     fixed: tuple[str, ...] = ()
-    modes: tuple[str, ...] = tuple(mode for mode in MODES if mode != LIKELIHOOD)
+    modes: tuple[str, ...] = CORE
     seeds: tuple[int, ...] = (0, 1, 2)
     validation: bool = False  # score the validation video too
     # modes that are scored with scales, flip and teacher too, on the first subset under the first seed; None = every cell
     in_full: tuple[str, ...] | None = None
+    shares: str = ""  # group whose supervised models and pseudo labels serve this one too; none = its own
 
 
 def toy_subset(first: int) -> Subset:
@@ -118,27 +136,42 @@ CAMVID = RECIPES / "camvid" / "semi_1_32.toml"
 MASKS = RECIPES / "camvid" / "semi_mask2former_1_8.toml"
 SINGLE = (STUDENT, CONTROL, "online", "offline")
 CROPS = {"96x128": "[96, 128]", "288x384": "[288, 384]"}  # beside the recipe's 192x256
+TRIES = (
+    "data.test.0.toy={clips=24, frames=8, first_clip=3000}",
+    "semi.train.steps=400",
+    "semi.train.ema=0.99",
+)  # on clips of no other table
 LAST = ("train.evaluate_every=100000", "semi.train.evaluate_every=100000")  # no choice by the validation clips
-GROUPS = {
-    "toy": Group(
-        RECIPES / "toy.toml",
-        {f"clips {first}-{first + 3}": toy_subset(first) for first in (0, 4)},
-        (
-            "data.test.0.toy={clips=24, frames=8, first_clip=2000}",
-            "train.steps=800",
-            "semi.train.steps=800",
-            "semi.train.ema=0.995",
-            "semi.contrast.share=1",
-            "semi.threshold={alpha=20}",
-            "pseudo.align=0",
-            "pseudo.views={scales=[1.0, 1.25], flip=true}",
-            *LAST,
-        ),
+TOY = Group(
+    RECIPES / "toy.toml",
+    {f"clips {first}-{first + 3}": toy_subset(first) for first in (0, 4)},
+    (
+        "data.test.0.toy={clips=24, frames=8, first_clip=2000}",
+        "train.steps=800",
+        "semi.train.steps=800",
+        "semi.train.ema=0.995",
+        "semi.contrast.share=1",
+        "semi.threshold={alpha=20}",
+        "pseudo.align=0",
+        "pseudo.views={scales=[1.0, 1.25], flip=true}",
+        *LAST,
     ),
+)
+BEYOND = ("online, two strong views", "online, earlier teachers", "offline, no L_c", "offline, 2 rounds")
+GROUPS = {
+    "toy": TOY,
+    "toy_contrast": replace(
+        TOY,
+        fixed=(*TOY.fixed, *TRIES),
+        modes=(CONTROL, "online", "online, no L_c", *(f"online, {name}" for name in CONTRAST)),
+        in_full=(),
+        shares="toy",
+    ),
+    "toy_beyond": replace(TOY, fixed=(*TOY.fixed, *TRIES), modes=(CONTROL, "online, no L_c", *BEYOND), in_full=(), shares="toy"),
     "camvid": Group(
         CAMVID,
         {f"clips_1_32 seed {n}": camvid_subset(f"clips_1_32_seed{n}") for n in range(3)},
-        modes=tuple(mode for mode in MODES if mode not in (EQUAL_CPU, "offline, by class", LIKELIHOOD)),
+        modes=tuple(mode for mode in CORE if mode not in (EQUAL_CPU, "offline, by class")),
         seeds=(0,),
         validation=True,
         in_full=(CONTROL, "online", "offline"),
@@ -234,7 +267,7 @@ def run_chain(group: str, subset: str, seed: int, options: argparse.Namespace, r
     for mode in options.modes:
         cell = Cell(group, subset, mode, seed)
         out = options.runs / cell.name
-        base = options.runs / Cell(group, subset, "base", seed).name
+        base = options.runs / Cell(GROUPS[group].shares or group, subset, "base", seed).name
         overrides = overrides_of(cell, options, results)
         settings = fingerprint(resolved(GROUPS[group].recipe, overrides))
         if any(row["settings"] == settings for row in matching(rows(results), cell, options.override)):
@@ -304,11 +337,12 @@ def measured(out: Path, cell: Cell) -> dict[str, Any]:
     """Scores of the cell's model in one view, in full also with the recipe's views and with the teacher; and its cost."""
     from semivss.data.source import open_source
     from semivss.infer.views import View, views_from
+    from semivss.layout import final_models
     from semivss.models.segmenter import Segmenter
     from semivss.recipe import load_recipe
 
     recipe, in_full = load_recipe(out / "recipe.toml"), is_scored_in_full(cell)
-    folder = out / ("student" if cell.mode in (STUDENT, "all labels") else "retrained")
+    folder = out / ("student" if cell.mode in (STUDENT, "all labels") else final_models(recipe)[-1])
     models = [Segmenter.from_pretrained(folder / "model")]
     if in_full and (out / "teacher").is_dir():
         models.append(Segmenter.from_pretrained(out / "teacher" / "model"))
