@@ -151,9 +151,9 @@ TOY = Group(
         "semi.train.steps=800",
         "semi.train.ema=0.995",
         "semi.contrast.share=1",
+        "semi.contrast.anchors=256",
         "semi.threshold={alpha=20}",
         "pseudo.align=0",
-        "pseudo.views={scales=[1.0, 1.25], flip=true}",
         *LAST,
     ),
 )

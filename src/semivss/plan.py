@@ -3,6 +3,7 @@
 Nothing heavy is imported before a step is made.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,20 +60,26 @@ def supervised_recipe(recipe: Recipe, role: str = "student") -> Recipe:
     own = recipe.model_copy(update={"data": data, "teacher": None, "semi": None})
     if role == "student" or recipe.teacher is None:
         return own
-    train = recipe.train if recipe.teacher.train is None else _seeded(recipe.teacher.train, recipe)
+    train = _seeded(recipe.teacher.train or recipe.train.model_copy(update={"seed": 0}), recipe, layout.supervised(recipe)[role])
     return own.model_copy(update={"model": recipe.teacher.model, "train": train})
 
 
-def retraining_recipe(recipe: Recipe, role: str = "student") -> Recipe:
-    """What the retraining of a model depends on: the settings of [semi.train] under the run's seed."""
+def retraining_recipe(recipe: Recipe, role: str = "student", number: int = 1) -> Recipe:
+    """What the retraining of a model in round `number` depends on: the settings of [semi.train] under a seed of its own."""
     assert recipe.semi is not None
-    own = recipe.model_copy(update={"train": _seeded(recipe.semi.train, recipe), "teacher": None})
+    train = _seeded(recipe.semi.train, recipe, layout.retrained(recipe, number)[role])
+    own = recipe.model_copy(update={"train": train, "teacher": None})
     return own.model_copy(update={"model": recipe.teacher.model}) if role == "teacher" and recipe.teacher else own
 
 
-def _seeded(train: Train, recipe: Recipe) -> Train:
-    """The same under the run's seed: `train.seed` of the recipe moves every stage."""
-    return train.model_copy(update={"seed": recipe.train.seed + train.seed})
+def _seeded(train: Train, recipe: Recipe, folder: str) -> Train:
+    """The same under a seed made of the run's, its own and the folder's name.
+
+    Under one seed all trainings of a run would see the same crops in the same order: the control would only repeat what the student
+    has seen, and the models of an ensemble would err alike.
+    """
+    seed = f"{recipe.train.seed} {train.seed} {folder}"
+    return train.model_copy(update={"seed": int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4])})
 
 
 def _training(role: str, recipe: Recipe, folder: Path) -> Step:
@@ -106,7 +113,7 @@ def _round(recipe: Recipe, out: Path, models: Mapping[str, str], number: int, ac
         yield _labelling(recipe, [out / model for model in models.values()], source, folder)
     for role, name in layout.retrained(recipe, number).items():
         weights = out / models[role] / "model" if recipe.semi.start == "student" else None
-        yield _retraining(retraining_recipe(recipe, role), out / name, weights, pseudo, accept_edited)
+        yield _retraining(retraining_recipe(recipe, role, number), out / name, weights, pseudo, accept_edited)
 
 
 def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: Path) -> Step:

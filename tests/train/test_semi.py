@@ -1,6 +1,7 @@
 """Retraining on pseudo labels: it runs in every mode, resumes bitwise in the middle, and refuses what does not fit."""
 
 import csv
+import itertools
 import json
 import shutil
 import time
@@ -13,13 +14,14 @@ from children import equal, run_cli, start, train_ddp, wait
 from lightning_fabric import Fabric
 from PIL import Image
 
+from semivss.data.loader import labelled_batches
 from semivss.data.pseudo import open_pseudo
 from semivss.errors import SemivssError, WeightsError
 from semivss.models.segmenter import Segmenter
 from semivss.pipeline import run
-from semivss.plan import plan, retraining_recipe
+from semivss.plan import plan, retraining_recipe, supervised_recipe
 from semivss.recipe import Recipe, dump_recipe, parse_recipe
-from semivss.settings import Threshold
+from semivss.settings import Teacher, Threshold
 from semivss.tensors import IGNORE
 from semivss.train.contrast import Contrast
 from semivss.train.loop import train
@@ -72,6 +74,18 @@ def retrain(labelled_run: Path, out: Path, **semi) -> list[dict[str, str]]:
     train(recipe, out, given=Given(labelled_run / "run" / "student" / "model", pseudo))
     with (out / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
+
+
+def test_no_two_trainings_of_a_run_see_the_same_crops(labelled_run):
+    recipe = semi_recipe(labelled_run / "tiny_world", rounds=2, retrain_teacher=True)
+    recipe = recipe.model_copy(update={"teacher": Teacher(model=recipe.model)})
+    roles = ("teacher", "student")
+    trainings = [supervised_recipe(recipe, role) for role in roles]
+    trainings += [retraining_recipe(recipe, role, number) for role in roles for number in (1, 2)]
+    first = [next(iter(labelled_batches(one.data, one.train))).frames for one in trainings]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(first, 2))
+    control = retraining_recipe(recipe.model_copy(update={"semi": recipe.semi.model_copy(update={"mode": "supervised"})}))
+    assert torch.equal(next(iter(labelled_batches(control.data, control.train))).frames, first[4])  # only what it is compared with does
 
 
 MODES = {
