@@ -142,6 +142,20 @@ def test_digest_changes_with_any_setting(steps, lr, seed):
     assert recipe.digest() != parse_recipe(tree | {"train": {"steps": steps + 1, "lr": lr, "seed": seed}}).digest()
 
 
+def test_retraining_averages_unless_it_is_told_not_to():
+    unlabelled = {"data": {"train": [{"kind": "toy"}], "unlabelled": [{"kind": "toy"}]}}
+    for semi, decay in (({}, 0.99), ({"train": {"steps": 8}}, 0.99), ({"train": {"ema": 0.0}, "contrast": {"weight": 0}}, 0.0)):
+        assert parse_recipe({"name": "x", **unlabelled, "semi": semi}).semi.train.ema == decay
+
+
+@pytest.mark.parametrize("alpha", [-1, 100.5])
+def test_alpha_is_a_percentage(tmp_path, alpha):
+    text = f'[[data.train]]\nkind = "toy"\n[[data.unlabelled]]\nkind = "toy"\n[semi.threshold]\nalpha = {alpha}\n'
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(RecipeError, match=r"semi\.threshold\.alpha"):
+        load_recipe(tmp_path / "r.toml")
+
+
 def test_precision_may_be_written_as_a_number(tmp_path):
     (tmp_path / "r.toml").write_text('[[data.train]]\nkind = "toy"\n')
     for word in ("32", "'32'"):

@@ -4,7 +4,6 @@ Without a [semi] section that is train, predict, score and report. A finished st
 """
 
 import contextlib
-import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 from semivss import layout
 from semivss.atomic import atomic_bytes, atomic_json
 from semivss.data.source import demand_folders, open_source
-from semivss.errors import SemivssError
 from semivss.hashes import split_hash, weights_hash
 from semivss.lock import locked
 from semivss.metrics.score import Missing
@@ -21,6 +19,7 @@ from semivss.metrics.scores import Scores
 from semivss.plan import STAGES, Step, plan
 from semivss.progress import say
 from semivss.recipe import Recipe, dump_recipe, evaluation_sets, load_recipe
+from semivss.redo import Redo
 from semivss.settings import Source
 from semivss.stage import is_main_process, versions, was_finished
 
@@ -50,15 +49,13 @@ def run(
 
     Args:
         again: redo finished stages whose settings or inputs changed, instead of stopping there.
-        start: redo this stage (a name of STAGES) and all after it, whatever their stamps say.
+        start: redo this stage (a name of STAGES) and all after it, whatever their stamps say; repeated after it was stopped, go on.
         until: stop after this stage (a name of STAGES).
         accept_edited: use pseudo labels that were corrected by hand.
         dry: only say what would be done.
 
     Of several processes (torchrun) all train, and the first does the rest.
     """
-    if start is not None and int(os.environ.get("WORLD_SIZE") or 1) > 1:
-        raise SemivssError("--from: of several processes some would see what the first is about to clear; delete the folders by hand")
     if recipe.data.unlabelled and recipe.semi is None and is_main_process():
         say(f"{recipe.name}: without a section [semi] data.unlabelled stays unread")
     steps = [step for step in plan(recipe, out, accept_edited=accept_edited) if _is_before_end(step.name, until)]
@@ -66,37 +63,49 @@ def run(
         forecast(steps, start)
         return
     with locked(out) if is_main_process() else contextlib.nullcontext():
-        for step in steps:
-            execute(step, out, recipe, again=again, redo=_is_from(step.name, start), reads=_read_by(steps, recipe))
+        redo = Redo(out, start)
+        for step in steps if is_main_process() else _up_to_the_last_training(steps):
+            due = redo if _is_from(step.name, start) and not redo.is_done(step.folder) else None
+            execute(step, out, recipe, again=again, redo=due, reads=_read_by(steps, recipe))
         _keep_recipe(recipe, out)
         if is_main_process() and _is_before_end("score", until):
             score_stage(recipe, out)
         if is_main_process() and _is_before_end("report", until):
             report_stage(out)
+        if is_main_process():
+            redo.finish()
 
 
-def execute(step: Step, out: Path, recipe: Recipe, *, again: bool = False, redo: bool = False, reads: Sequence[Source] = ()) -> None:
-    """Do one step unless it is done; every process must call it.
+def execute(step: Step, out: Path, recipe: Recipe, *, again: bool = False, redo: Redo | None = None, reads: Sequence[Source] = ()) -> None:
+    """Do one step unless it is done; every process must call it. With `redo` what was done is cleared first, and noted there.
 
     Raises:
         SemivssError: one of the data sets `reads`, which this step or a later one needs, is not there; or as the step's work does.
     """
+    if redo is not None and not is_main_process():
+        redo.wait(step.folder)
+        redo = None
     if not (step.together or is_main_process()):
-        if step.name == "pseudo-label":  # what comes next is made of it
-            step.stage().wait()
+        step.stage().wait()  # what comes next is made of it
         return
-    if redo or not was_finished(step.folder):
+    if redo is not None or not was_finished(step.folder):
         demand_folders(reads)  # before one of them is opened, or anything cleared
     stage = step.stage()
     if not stage.state().startswith("done"):
         demand_folders(reads)
-    if redo:
+    if redo is not None:
         stage.clear()
+        redo.note(step.folder)
     if stage.is_done(again):
         return
     _keep_recipe(recipe, out)
     step.make()
     stage.finish()
+
+
+def _up_to_the_last_training(steps: Sequence[Step]) -> Sequence[Step]:
+    """What the processes beside the first have to see."""
+    return steps[: max((number for number, step in enumerate(steps, 1) if step.together), default=0)]
 
 
 def _read_by(steps: Sequence[Step], recipe: Recipe) -> list[Source]:

@@ -102,7 +102,7 @@ def _frames(recipe: Recipe) -> dict[str, str]:
         sets |= {f"frames.unlabelled.{number}": source for number, source in enumerate(data.unlabelled)}
     if data.val is not None:
         sets["frames.val"] = data.val
-    return {name: split_hash(open_source(source, data.policy), labelled=True) for name, source in sets.items()}
+    return {name: split_hash(open_source(source, data.policy), labelled="unlabelled" not in name) for name, source in sets.items()}
 
 
 def _round(recipe: Recipe, out: Path, models: Mapping[str, str], number: int, accept_edited: bool) -> Iterator[Step]:
@@ -110,13 +110,13 @@ def _round(recipe: Recipe, out: Path, models: Mapping[str, str], number: int, ac
     assert recipe.semi is not None
     pseudo = [out / folder for folder in layout.pseudo_folders(recipe, number)]
     for folder, source in zip(pseudo, recipe.data.unlabelled if pseudo else (), strict=True):
-        yield _labelling(recipe, [out / model for model in models.values()], source, folder)
+        yield _labelling(recipe, [out / model for model in models.values()], source, folder, f"pseudo-label {folder.relative_to(out)}")
     for role, name in layout.retrained(recipe, number).items():
         weights = out / models[role] / "model" if recipe.semi.start == "student" else None
         yield _retraining(retraining_recipe(recipe, role, number), out / name, weights, pseudo, accept_edited)
 
 
-def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: Path) -> Step:
+def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: Path, title: str) -> Step:
     def inputs() -> Mapping[str, str]:
         hashes = {f"model.{number}": weights_hash(model / "model") for number, model in enumerate(models)}
         hashes["frames"] = split_hash(open_source(source, recipe.data.policy))
@@ -137,7 +137,7 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
         if recipe.pseudo.align or not more_video:
             _no_corrections(folder)
 
-    return Step("pseudo-label", f"pseudo-label {folder.name}", folder, inputs, make, guard=guard, piecewise=True)
+    return Step("pseudo-label", title, folder, inputs, make, guard=guard, piecewise=True)
 
 
 def _no_corrections(folder: Path) -> None:

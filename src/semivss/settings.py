@@ -115,6 +115,7 @@ class Data(Settings):
     test: tuple[Source, ...] = ()
     phases: tuple[Phase, ...] = ()
     policy: Literal["strict", "skip", "ignore"] = "strict"  # damaged files: stop | leave the frame out | use what is sound
+    absent_classes: Literal["error", "allow"] = "error"  # a class that no training mask shows: stop | go on without it
     sampling: Sampling = Sampling()
     augment: Augment = Augment()
     workers: int = Field(0, ge=0)
@@ -258,7 +259,7 @@ class Contrast(Settings):
     negatives: Positive = 50  # N an anchor
     temperature: float = Field(0.5, gt=0)  # tau
     confidence: Share = 0.3  # delta_p: least probability of an anchor's class
-    low_rank: Positive = 3  # r_l: a labelled pixel is a negative of the classes before this rank
+    low_rank: Positive | None = None  # r_l: a labelled pixel is a negative of the classes before this rank; none = 3, with few classes less
     high_rank: Positive = 20  # r_h: an unreliable pixel is a negative of the classes from r_l up to before this rank
     share: float = Field(1.0, gt=0, le=1)  # of the labelled and of the unlabelled crops of a batch; L_c and its teacher see these alone
     bank: Positive = 4096  # keys a class
@@ -269,7 +270,7 @@ class Contrast(Settings):
 
     @model_validator(mode="after")
     def _ranks(self) -> "Contrast":
-        if self.low_rank >= self.high_rank:
+        if self.low_rank is not None and self.low_rank >= self.high_rank:
             raise ValueError(f"low_rank {self.low_rank} must be below high_rank {self.high_rank}")
         return self
 
@@ -285,6 +286,12 @@ class Strong(Settings):
     mix_chance: Share = 0.5  # a batch
 
 
+class SemiTrain(Train):
+    """As [train], but averaged: the average labels in mode online, and gives L_c its keys."""
+
+    ema: float = Field(0.99, ge=0, lt=1)
+
+
 class Semi(Settings):
     """Retraining on labelled and pseudo-labelled crops: L = L_s + lambda_u L_u + lambda_c L_c."""
 
@@ -292,7 +299,7 @@ class Semi(Settings):
     # supervised: neither, the control that an experiment needs
     mode: Literal["offline", "online", "supervised"] = "offline"
     start: Literal["student", "scratch"] = "student"
-    train: Train = Train(ema=0.99)
+    train: SemiTrain = SemiTrain()
     unlabelled_batch: Positive = 8  # crops beside the train.batch labelled ones
     supervised_steps: int = Field(0, ge=0)  # first steps with L_s alone
     previous: int = Field(0, ge=0)  # mode online: earlier states of the teacher that are kept; in each step one of them labels with it

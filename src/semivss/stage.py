@@ -13,9 +13,10 @@ from typing import Any
 from semivss import __version__
 from semivss.atomic import atomic_json
 from semivss.errors import SemivssError
+from semivss.lock import locked
 from semivss.progress import say
 
-_LOOK_EVERY = 0.5  # seconds
+LOOK_EVERY = 0.5  # seconds
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,13 @@ class Stage:
         before = {} if state is None else state["inputs"]
         changed = self._changed(state)
         if state is not None and not changed:
-            if state["finished"]:
+            if not state["finished"]:
+                self._tell_other_frames(before)
+            elif again and self.piecewise and (gone := self._gone()):
+                say(f"{self.name}: {gone} is gone and made anew")
+                self._write(finished=False)
+                return False
+            else:
                 say(f"{self.name}: done before, skipped ({self.folder})")
             return bool(state["finished"])
         if not self._is_bare() and (state is not None or not self.piecewise):
@@ -76,19 +83,34 @@ class Stage:
             self.guard(list(self.inputs))
         if is_main_process() and self.folder.exists():
             self._sweep()
-            self.folder.rename(self._trash)  # whoever is killed from here on leaves no half of it
+            with locked(self.folder):  # nobody else writes there
+                self.folder.rename(self._trash)  # whoever is killed from here on leaves no half of it
             self._sweep()
 
     def wait(self) -> None:
         """Come back when the first process has finished the stage with these inputs; if it fails, the launcher ends all processes."""
         while (state := self._read()) is None or not state["finished"] or state["inputs"] != self.inputs:
-            time.sleep(_LOOK_EVERY)
+            time.sleep(LOOK_EVERY)
 
     def _changed(self, state: dict[str, Any] | None) -> list[str]:
-        """Names of the inputs that differ. A training that has begun goes on when a frame is gone; a finished one is asked about it."""
+        """Names of the inputs that differ. A training that has begun goes on with other frames; a finished one is asked about them."""
         old = {} if state is None else state["inputs"]
         names = [key for key in sorted(old.keys() | self.inputs.keys()) if old.get(key) != self.inputs.get(key)]
         return [name for name in names if state is None or state["finished"] or not name.startswith("frames.")]
+
+    def _tell_other_frames(self, before: Mapping[str, str]) -> None:
+        """Say what `_changed` tolerates: days of training are not lost over a frame, but the result is of neither data set alone."""
+        names = [name for name in self.inputs if name.startswith("frames.") and before.get(name) != self.inputs[name]]
+        if names and is_main_process():
+            say(f"{self.name}: begun with other frames or masks ({', '.join(names)}), goes on with those of now")
+
+    def _gone(self) -> str:
+        """The first file that the folder's manifest names and that is not there; empty if there is none."""
+        try:
+            files = json.loads((self.folder / "manifest.json").read_text())["files"]
+            return next((entry["path"] for entry in files if not (self.folder / entry["path"]).is_file()), "")
+        except (OSError, ValueError, TypeError, KeyError):
+            return "manifest.json"
 
     @property
     def _trash(self) -> Path:

@@ -10,32 +10,31 @@ from semivss.losses.supervised import supervised_loss
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
 from semivss.recipe import Recipe, dump_recipe
-from semivss.settings import Model, Views
+from semivss.settings import Model, Train, Views
 
 
 def describe(recipe: Recipe) -> str:
     """The text of `semivss show`. Builds the model without its weight file and opens no data; class-dependent sizes assume 124 classes."""
     model = _fresh(recipe.model)
     parameters = sum(p.numel() for p in model.parameters())
-    state, activations = training_memory(model, recipe)
+    a_sample = sample_memory(model, recipe)
     views = recipe.predict.views
     lines = [
         dump_recipe(recipe).rstrip(),
         "",
         f"# recipe hash      {recipe.digest()}",
         f"# parameters       {parameters:,} ({_count(model.backbone):,} backbone, {_count(model.head):,} head)",
-        f"# training memory  about {(state + activations) / 2**20:,.0f} MB: {state / 2**20:,.0f} MB weights, gradients, AdamW"
-        f"{' and EMA' if recipe.train.ema else ''}, {activations / 2**20:,.0f} MB activations of a batch of {recipe.train.batch}",
+        f"# training memory  {_memory(model, recipe.train, a_sample * recipe.train.batch)} of a batch of {recipe.train.batch}",
         f"# a step           {recipe.train.batch * recipe.train.accumulate} crops of {_size(recipe.data.augment.crop)}",
         f"# steps            {recipe.train.steps:,}",
         "# evaluation       1 view a frame: scale 1, no flip",
-        *_semi_lines(recipe),
+        *_semi_lines(recipe, model, a_sample),
         f"# predict          {_count_views(views)}: {_views(views)}",
     ]
     return "\n".join(lines)
 
 
-def _semi_lines(recipe: Recipe) -> Iterator[str]:
+def _semi_lines(recipe: Recipe, model: Segmenter, a_sample: int) -> Iterator[str]:
     """What the stages beyond supervised training add."""
     if recipe.teacher is not None:
         teacher = _fresh(recipe.teacher.model)
@@ -47,6 +46,10 @@ def _semi_lines(recipe: Recipe) -> Iterator[str]:
     unlabelled = "" if semi.mode == "supervised" else f" and {semi.unlabelled_batch} unlabelled"
     rounds = f", {semi.rounds} rounds" if semi.rounds > 1 else ""
     yield f"# retraining       {semi.mode}, {semi.train.steps:,} steps of {semi.train.batch} labelled{unlabelled} crops{rounds}"
+    samples = semi.train.batch + (0 if semi.mode == "supervised" else semi.strong.views * semi.unlabelled_batch)
+    contrast = semi.contrast
+    bank = 4 * len(model.label_set) * contrast.bank * contrast.channels if contrast.weight and semi.mode != "supervised" else 0
+    yield f"# its memory       {_memory(model, semi.train, a_sample * samples)} of {samples} crops, {bank / 2**20:,.0f} MB bank of L_c"
 
 
 def _fresh(model: Model) -> Segmenter:
@@ -54,16 +57,20 @@ def _fresh(model: Model) -> Segmenter:
     return build_segmenter(model.model_copy(update={"weights": None, "pretrained": False}), vspw124())
 
 
-def training_memory(model: Segmenter, recipe: Recipe) -> tuple[int, int]:
-    """Bytes of (weights, gradients, optimiser, EMA) and of what one batch keeps for backward. Counted on one small crop, scaled by area."""
-    parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-    state = parameters * (5 if recipe.train.ema else 4)
+def _memory(model: Segmenter, train: Train, activations: int) -> str:
+    """The estimate in words."""
+    state = sum(p.numel() * p.element_size() for p in model.parameters()) * (5 if train.ema else 4)
+    kept = f"weights, gradients, AdamW{' and EMA' if train.ema else ''}"
+    return f"about {(state + activations) / 2**20:,.0f} MB: {state / 2**20:,.0f} MB {kept}, {activations / 2**20:,.0f} MB activations"
+
+
+def sample_memory(model: Segmenter, recipe: Recipe) -> int:
+    """Bytes that the crops of one sample keep for backward. Counted on one small crop, scaled by area."""
     height, width = recipe.data.augment.crop
     probe = (min(height, 256), min(width, 256))
     share = height * width / (probe[0] * probe[1])
     frames_a_sample = len(recipe.data.sampling.offsets) + 1 if recipe.data.sampling.offsets else recipe.data.sampling.frames
-    per_crop = _saved_bytes(model, recipe, probe)
-    return state, int(per_crop * share * recipe.train.batch * frames_a_sample)
+    return int(_saved_bytes(model, recipe, probe) * share * frames_a_sample)
 
 
 def _saved_bytes(model: Segmenter, recipe: Recipe, size: tuple[int, int]) -> int:

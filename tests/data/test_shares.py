@@ -7,7 +7,7 @@ import pytest
 
 from semivss.data.clips import VideoDataset
 from semivss.data.labels import LabelSet
-from semivss.data.shares import ENOUGH, class_shares, missing_classes
+from semivss.data.shares import absent_classes, check_classes_shown, class_shares
 from semivss.errors import DataError
 
 CLASSES = LabelSet("three", ("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), (False,) * 3)
@@ -49,14 +49,22 @@ def test_no_labelled_pixel_is_an_error():
         class_shares([bare])
 
 
-def test_a_sample_is_enough_unless_it_shows_nothing():
-    many = tuple([0, 0, 1] for _ in range(3 * ENOUGH))
-    assert class_shares([VideoDataset("many", CLASSES, (Masks("a", many),))], most=ENOUGH).tolist() == [2 / 3, 1 / 3, 0]
-    rare = tuple([2] if index == 5 else [255] for index in range(3 * ENOUGH))  # no multiple of 3
-    assert class_shares([VideoDataset("rare", CLASSES, (Masks("a", rare),))], most=ENOUGH).tolist() == [0, 0, 1]
+def test_a_class_that_one_mask_of_many_shows_is_not_absent():
+    masks = [[0, 0, 1]] * 300
+    masks[171] = [2, 255, 255]
+    assert absent_classes([VideoDataset("many", CLASSES, (Masks("a", tuple(masks)),))]) == []
+    assert absent_classes([VideoDataset("many", CLASSES, (Masks("a", tuple(masks[:171])),))]) == ["blue"]
 
 
-def test_classes_without_a_pixel_are_named():
+def test_reading_stops_when_all_classes_have_been_seen():
+    masks = ([0, 1, 2], *[None] * 5, "never read")
+    assert absent_classes([VideoDataset("all", CLASSES, (Masks("a", masks),))]) == []
+
+
+def test_classes_without_a_pixel_are_refused_by_name():
     some = VideoDataset("some", CLASSES, (Masks("a", ([0, 255],)),))
-    assert missing_classes([some]) == "some: no labelled pixel of green, blue seen in the training masks; such a class cannot be learnt"
-    assert missing_classes([VideoDataset("all", CLASSES, (Masks("a", ([0, 1, 2],)),))]) == ""
+    with pytest.raises(DataError, match=r"some: no labelled pixel of green, blue: .* data\.absent_classes"):
+        check_classes_shown([some])
+    check_classes_shown([VideoDataset("all", CLASSES, (Masks("a", ([0, 1, 2],)),))])
+    with pytest.raises(DataError, match="bare: no labelled pixel in 1 masks"):
+        check_classes_shown([VideoDataset("bare", CLASSES, (Masks("a", ([255],)),))])

@@ -88,7 +88,7 @@ def edit(out: Path, name: str = "v0/0001", value: int = 2, size: tuple[int, int]
 def test_labels_and_codes_are_those_of_the_fused_distribution(tmp_path: Path) -> None:
     models, views = [ColorModel(), ColorModel(0.01)], Views(scales=(1.0, 1.5), flip=True)
     out = made(tmp_path, PseudoLabels(views=views, weights=(3.0, 1.0), top_classes=2, confidence=True), models)
-    folder = open_pseudo(out, CLASSES)
+    folder = open_pseudo(out)
     (p,) = stream_distribution(models, (3.0, 1.0), [picture(11)], views_from(views))
     assert np.array_equal(folder.labels("v1", "0001"), p.argmax(0).numpy())
     codes = folder.codes("v1", "0001")
@@ -125,7 +125,7 @@ def test_the_manifest_says_what_they_were_made_from(tmp_path: Path) -> None:
 def test_thresholds_come_from_the_stored_codes_and_need_no_labelling(tmp_path: Path) -> None:
     """Another alpha is another reading of the same files."""
     model = ColorModel()
-    folder = open_pseudo(made(tmp_path, models=[model]), CLASSES)
+    folder = open_pseudo(made(tmp_path, models=[model]))
     frames, before = model.frames, files(folder.folder)
     codes = np.concatenate([folder.codes(video, stem).ravel() for video in folder.stems for stem in folder.stems[video]])
     labels = np.concatenate([folder.labels(video, stem).ravel() for video in folder.stems for stem in folder.stems[video]])
@@ -141,7 +141,7 @@ def test_thresholds_come_from_the_stored_codes_and_need_no_labelling(tmp_path: P
 
 
 def test_equal_entropies_leave_nothing_reliable(tmp_path: Path) -> None:
-    folder = open_pseudo(made(tmp_path, models=[ColorModel(0.0)]), CLASSES)
+    folder = open_pseudo(made(tmp_path, models=[ColorModel(0.0)]))
     assert not (folder.codes("v0", "0000") < folder.thresholds(20.0)[0]).any()
     classes = folder.thresholds(20.0, per_class=True)
     assert classes[0] <= 65535  # the uniform pixels all have the label 0
@@ -150,7 +150,7 @@ def test_equal_entropies_leave_nothing_reliable(tmp_path: Path) -> None:
 
 def test_a_window_of_frames_is_their_warped_mean(tmp_path: Path) -> None:
     model = ColorModel()
-    folder = open_pseudo(made(tmp_path, PseudoLabels(window=1), [model]), CLASSES)
+    folder = open_pseudo(made(tmp_path, PseudoLabels(window=1), [model]))
     frames = [picture(index) for index in range(3)]
     items = [
         Labelled(f"{i:04d}", frame, p) for i, (frame, p) in enumerate(zip(frames, stream_distribution([model], None, frames), strict=True))
@@ -220,7 +220,7 @@ def test_a_restart_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         pseudo_label([ColorModel()], [first, Interrupted(second.clip)], out, settings)
     with pytest.raises(DataError, match="no finished pseudo labels"):
-        open_pseudo(out, CLASSES)
+        open_pseudo(out)
     done = pseudo_label([ColorModel()], [first, second], out, settings)
     assert (done.predicted, done.skipped) == (("v1",), ("v0",))
     pseudo_label([ColorModel()], [first, second], tmp_path / "once", settings)
@@ -264,7 +264,7 @@ def test_labels_of_another_class_set_or_order_are_refused(tmp_path: Path) -> Non
     ):
         other = LabelSet("other", names, ((0, 0, 0),) * len(names), (False,) * len(names))
         with pytest.raises(DataError, match=says):
-            open_pseudo(out, other)
+            check_classes(out, open_pseudo(out).label_set.names, other)
     # A data set without masks may have any classes: its frames alone are looked for.
     open_pseudo(out).check(dataset(tmp_path / "in", LabelSet("other", ("green", "red", "blue"), CLASSES.colors, CLASSES.things)))
 
@@ -321,8 +321,8 @@ def test_an_edited_label_is_told_and_used_on_demand(tmp_path: Path) -> None:
     labels = edit(out)
     edit(out, "v1/0000", 255)
     with pytest.raises(DataError, match=r"v0/0001\.png: edited by hand.*and so were 1 more; use what is there with --accept-edited"):
-        open_pseudo(out, CLASSES)
-    folder = open_pseudo(out, CLASSES, accept_edited=True)
+        open_pseudo(out)
+    folder = open_pseudo(out, accept_edited=True)
     assert folder.edited == ("v0/0001", "v1/0000")
     assert np.array_equal(folder.labels("v0", "0001"), labels)
     assert not folder.codes("v0", "0001").any()  # a person is certain

@@ -57,6 +57,9 @@ def test_window_of_ranks(classes, low, high):
 
 def test_windows_that_make_no_sense_are_refused():
     assert RankWindow.scaled(30, 5, 9) == RankWindow(5, 9)
+    assert RankWindow.scaled(12, 6, 20) == RankWindow(6, 12)  # what is asked for is not scaled
+    with pytest.raises(ValueError, match="0 < low < high"):
+        RankWindow.scaled(5, 5, 20)
     for low, high in ((0, 3), (3, 3)):
         with pytest.raises(ValueError, match="0 < low < high"):
             RankWindow(low, high)

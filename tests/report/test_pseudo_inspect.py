@@ -64,7 +64,7 @@ def clips(root: Path, masked: bool = True, label_set: LabelSet = CLASSES) -> Vid
 
 def labelled(tmp_path: Path, dataset: VideoDataset, gain: float = 0.03) -> PseudoFolder:
     pseudo_label([ColorModel(gain)], dataset, tmp_path / "pseudo", PseudoLabels())
-    return open_pseudo(tmp_path / "pseudo", CLASSES)
+    return open_pseudo(tmp_path / "pseudo")
 
 
 def test_numbers_are_those_of_the_pixels(tmp_path: Path) -> None:

@@ -15,6 +15,19 @@ sys.path.insert(0, str(Path(__file__).parent))  # for children.py, which child p
 COLORS = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]])
 
 
+@pytest.fixture(scope="session")
+def labelled_run(tmp_path_factory) -> Path:
+    """A run whose student is trained and whose unlabelled video is labelled; copied by whoever goes on with it."""
+    from semi_world import semi_recipe
+
+    from semivss.pipeline import run
+
+    folder = tmp_path_factory.mktemp("semi")
+    world = make_world(folder / "tiny_world")
+    run(semi_recipe(world), folder / "run", until="pseudo-label")
+    return folder
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> Path:
     return make_world(tmp_path / "tiny_world")

@@ -2,26 +2,21 @@
 
 import csv
 import itertools
-import json
-import shutil
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from children import equal, run_cli, start, train_ddp, wait
+from children import equal, train_ddp
 from lightning_fabric import Fabric
-from PIL import Image
+from semi_world import STEPS, semi_recipe
 
 from semivss.data.loader import labelled_batches
 from semivss.data.pseudo import open_pseudo
-from semivss.errors import SemivssError, WeightsError
+from semivss.errors import DataError, SemivssError, WeightsError
+from semivss.losses.matcher import NonFiniteCost
 from semivss.models.segmenter import Segmenter
-from semivss.pipeline import run
-from semivss.plan import plan, retraining_recipe, supervised_recipe
-from semivss.recipe import Recipe, dump_recipe, parse_recipe
-from semivss.settings import Teacher, Threshold
+from semivss.plan import retraining_recipe, supervised_recipe
+from semivss.settings import Teacher
 from semivss.tensors import IGNORE
 from semivss.train.contrast import Contrast
 from semivss.train.loop import train
@@ -29,41 +24,6 @@ from semivss.train.method import Given
 from semivss.train.previous import PreviousTeachers
 from semivss.train.semi import SemiObjective, Targets
 from semivss.train.threshold import alpha_at, cut
-
-STEPS = 8
-
-
-def semi_recipe(world: Path, **semi) -> Recipe:
-    """Videos a and b with all masks, the same again as unlabelled video; a student of a dozen thousand weights."""
-    source = {"kind": "vspw", "path": str(world)}
-    train = {"steps": STEPS, "batch": 2, "lr": 3e-3, "threads": 1, "evaluate_every": 100, "checkpoint_every": 2, "log_every": 2}
-    retrain = train | {"ema": 0.9}
-    contrast = {"channels": 16, "bank": 64, "anchors": 16, "negatives": 8} | semi.pop("contrast", {})
-    settings = {"unlabelled_batch": 3, "train": retrain | semi.pop("train", {}), "contrast": contrast} | semi
-    return parse_recipe(
-        {
-            "name": "tiny",
-            "data": {"train": [source], "unlabelled": [source], "test": [source | {"split": "val"}], "augment": {"crop": [32, 48]}},
-            "model": {"pixel": {"channels": 16}},
-            "train": train,
-            "semi": settings,
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def labelled_run(tmp_path_factory) -> Path:
-    """A run whose student is trained and whose unlabelled video is labelled."""
-    from conftest import make_world
-
-    folder = tmp_path_factory.mktemp("semi")
-    world = make_world(folder / "tiny_world")
-    run(semi_recipe(world), folder / "run", until="pseudo-label")
-    return folder
-
-
-def step(recipe: Recipe, out: Path, name: str):
-    return next(one for one in plan(recipe, out) if one.name == name)
 
 
 def retrain(labelled_run: Path, out: Path, **semi) -> list[dict[str, str]]:
@@ -117,7 +77,7 @@ def test_every_mode_trains(labelled_run, tmp_path, semi):
 
 def test_the_last_states_of_the_teacher_are_kept_and_drawn():
     model = torch.nn.Linear(1, 1, bias=False)
-    teachers, generator = PreviousTeachers(model, most=2, every=10), torch.Generator().manual_seed(0)
+    teachers, generator = PreviousTeachers(model, most=2, every=10, device=torch.device("cpu")), torch.Generator().manual_seed(0)
     assert teachers.draw(generator) == []
     for step in range(35):
         torch.nn.init.constant_(model.weight, float(step))
@@ -125,7 +85,7 @@ def test_the_last_states_of_the_teacher_are_kept_and_drawn():
         teachers.look(model, step)  # the second micro-batch of the step
     assert {teachers.draw(generator)[0].weight.item() for _ in range(20)} == {20.0, 30.0}
     assert not any(parameter.requires_grad for parameter in teachers.draw(generator)[0].parameters())
-    resumed = PreviousTeachers(model, most=2, every=10)
+    resumed = PreviousTeachers(model, most=2, every=10, device=torch.device("cpu"))
     resumed.load_state_dict(teachers.state_dict())
     assert {resumed.draw(generator)[0].weight.item() for _ in range(20)} == {20.0, 30.0}
 
@@ -258,107 +218,16 @@ def test_weights_of_other_classes_or_another_architecture_are_refused(labelled_r
         train(other, tmp_path / "a", given=given)
     with pytest.raises(SemivssError, match="needs the pseudo labels"):
         train(semi_recipe(labelled_run / "tiny_world"), tmp_path / "b", given=given)
+    renamed = Path(shutil.copytree(labelled_run / "tiny_world", tmp_path / "world"))
+    (renamed / "label_num_dic_final.json").write_text(json.dumps({"others": "0", "red": "1", "blue": "2", "green": "3"}))
+    with pytest.raises(WeightsError, match="classes"):
+        train(semi_recipe(renamed, mode="online"), tmp_path / "d", given=given)
+    stored = Given(None, [open_pseudo(labelled_run / "run" / "pseudo")])
+    with pytest.raises(DataError, match="the same classes in another order: id 1 is 'green' there and 'blue'"):
+        train(semi_recipe(renamed, start="scratch"), tmp_path / "e", given=stored)
     bare = recipe.model_copy(update={"data": recipe.data.model_copy(update={"unlabelled": ()})})
     with pytest.raises(SemivssError, match=r"\[\[data.unlabelled\]\]"):
         train(bare, tmp_path / "c", given=given)
-
-
-def test_corrected_pseudo_labels_need_consent_and_are_used(labelled_run, tmp_path):
-    recipe, out = semi_recipe(labelled_run / "tiny_world"), tmp_path / "run"
-    shutil.copytree(labelled_run / "run", out)
-    run(recipe, out, until="retrain")
-    before = (out / "retrained" / "model" / "model.safetensors").read_bytes()
-    path = out / "pseudo" / "a" / "00000000.png"
-    image = Image.open(path)
-    corrected = Image.fromarray(np.full((image.height, image.width), 2, np.uint8))
-    corrected.save(path)
-    with pytest.raises(SemivssError, match=r"other inputs \(pseudo.0"):
-        run(recipe, out, until="retrain")
-    with pytest.raises(SemivssError, match=r"a/00000000.png: edited by hand.*--accept-edited"):
-        run(recipe, out, until="retrain", again=True)
-    with pytest.raises(SemivssError, match=r"edited by hand"):
-        run(recipe, out, start="retrain")
-    assert (out / "retrained" / "model" / "model.safetensors").read_bytes() == before
-    with pytest.raises(SemivssError, match=r"corrected by hand, the first is a/00000000.png"):
-        run(recipe, out, start="pseudo-label")
-    assert path.is_file()
-    run(recipe, out, again=True, accept_edited=True)
-    assert (out / "retrained" / "model" / "model.safetensors").read_bytes() != before
-    assert "edited_pseudo_labels" in (out / "scores.json").read_text()
-
-
-def test_another_alpha_relabels_nothing_and_takes_effect(labelled_run, tmp_path):
-    out = tmp_path / "run"
-    shutil.copytree(labelled_run / "run", out)
-    run(semi_recipe(labelled_run / "tiny_world"), out, until="retrain")
-    labels = {path: path.stat().st_mtime_ns for path in (out / "pseudo").rglob("*.png")}
-    before = (out / "retrained" / "model" / "model.safetensors").read_bytes()
-    run(semi_recipe(labelled_run / "tiny_world", threshold={"alpha": 60}), out, until="retrain", again=True)
-    assert {path: path.stat().st_mtime_ns for path in (out / "pseudo").rglob("*.png")} == labels
-    assert (out / "retrained" / "model" / "model.safetensors").read_bytes() != before
-
-
-def test_more_video_is_labelled_beside_what_is_labelled(labelled_run, tmp_path, capsys):
-    world, out = tmp_path / "world", tmp_path / "run"
-    shutil.copytree(labelled_run / "tiny_world", world)
-    (world / "one.txt").write_text("a\n")
-    recipe = semi_recipe(world)
-    one = recipe.data.unlabelled[0].model_copy(update={"split": "one"})
-    run(recipe.model_copy(update={"data": recipe.data.model_copy(update={"unlabelled": (one,)})}), out, until="pseudo-label")
-    path = out / "pseudo" / "a" / "00000000.png"
-    Image.fromarray(np.full(np.asarray(Image.open(path)).shape, 2, np.uint8)).save(path)
-    labels = {path: path.stat().st_mtime_ns for path in (out / "pseudo" / "a").rglob("*.png")}
-    with pytest.raises(SemivssError, match=r'source.split: "one" -> "train".*--again'):
-        run(recipe, out, until="pseudo-label")
-    run(recipe, out, until="pseudo-label", again=True)
-    assert "pseudo-label pseudo: brought up to date" in capsys.readouterr().err
-    assert {path: path.stat().st_mtime_ns for path in (out / "pseudo" / "a").rglob("*.png")} == labels
-    opened = open_pseudo(out / "pseudo", accept_edited=True)
-    assert set(opened.stems) == {"a", "b"}
-    assert opened.edited == ("a/00000000",)
-
-
-def test_a_run_aligns_its_labels_with_the_labelled_frames(labelled_run, tmp_path):
-    out = tmp_path / "run"
-    shutil.copytree(labelled_run / "run", out)
-    recipe = semi_recipe(labelled_run / "tiny_world")
-    recipe = recipe.model_copy(update={"pseudo": recipe.pseudo.model_copy(update={"align": 1.0})})
-    with pytest.raises(SemivssError, match=r"align: 0.0 -> 1.0"):
-        run(recipe, out, until="pseudo-label")
-    run(recipe, out, until="pseudo-label", again=True)
-    assert max(open_pseudo(out / "pseudo").made_from["factors"]) > 1.1
-
-
-def test_other_data_under_the_same_recipe_is_noticed(labelled_run, tmp_path):
-    world, out = tmp_path / "world", tmp_path / "run"
-    shutil.copytree(labelled_run / "tiny_world", world)
-    (world / "train.txt").write_text("a\n")
-    recipe = semi_recipe(world, mode="supervised")
-    run(recipe, out, until="predict")
-    with (world / "val.txt").open("a") as file:
-        file.write("b\n")
-    with pytest.raises(SemivssError, match=r"predictions/test: stage predict test was made with other inputs \(frames"):
-        run(recipe, out, until="predict")
-    run(recipe, out, until="score", again=True)
-    assert (out / "predictions" / "test" / "b").is_dir()
-    (world / "train.txt").write_text("a\nb\n")
-    with pytest.raises(SemivssError, match=r"stage train was made with other inputs \(frames.train.0"):
-        run(recipe, out, until="student")
-
-
-def test_classes_without_a_labelled_pixel_are_named_and_no_pixel_at_all_is_an_error(labelled_run, tmp_path, capsys):
-    world = tmp_path / "world"
-    shutil.copytree(labelled_run / "tiny_world", world)
-    masks = list((world / "data").rglob("mask/*.png"))
-    for value, out in ((1, "one"), (0, "none")):
-        for path in masks:
-            Image.fromarray(np.full(np.asarray(Image.open(path)).shape, value, np.uint8)).save(path)
-        if value:
-            run(semi_recipe(world), tmp_path / out, until="student")
-            assert "no labelled pixel of green, blue seen" in capsys.readouterr().err
-        else:
-            with pytest.raises(SemivssError, match="no labelled pixel in 8 masks"):
-                run(semi_recipe(world), tmp_path / out, until="student")
 
 
 def test_nothing_reliable_in_a_short_training_is_told_at_its_end(labelled_run, tmp_path):
@@ -396,6 +265,19 @@ def test_nothing_reliable_stops_with_a_line(labelled_run, tmp_path, monkeypatch)
         retrain(labelled_run, tmp_path / "out", mode="online", threshold={"kind": "absolute", "gamma": 0.0})
 
 
+def test_a_teacher_with_a_damaged_weight_does_not_label(labelled_run):
+    from semivss.data.loader import unlabelled_batches
+    from semivss.train.semi import label
+
+    recipe = retraining_recipe(semi_recipe(labelled_run / "tiny_world", mode="online"))
+    batch = next(iter(unlabelled_batches(recipe.data, recipe.train, recipe.semi)))
+    sound, broken = (Segmenter.from_pretrained(labelled_run / "run" / "student" / "model").eval() for _ in range(2))
+    torch.nn.init.constant_(next(broken.head.parameters()), float("nan"))
+    assert label(batch, [sound]).doubt.isfinite().all()
+    with pytest.raises(NonFiniteCost, match="not finite"):
+        label(batch, [sound, broken])
+
+
 def test_a_teacher_that_is_not_finite_stops_with_a_line(labelled_run, tmp_path, monkeypatch):
     from semivss.train import semi
 
@@ -405,75 +287,6 @@ def test_a_teacher_that_is_not_finite_stops_with_a_line(labelled_run, tmp_path, 
     monkeypatch.setattr(semi, "label", broken)
     with pytest.raises(SemivssError, match="10 steps in a row"):
         retrain(labelled_run, tmp_path / "out", mode="online", train={"steps": 12})
-
-
-def test_a_wrong_path_costs_no_finished_model(labelled_run, tmp_path):
-    from semivss.pipeline import train_stage
-
-    out = tmp_path / "run"
-    shutil.copytree(labelled_run / "run", out)
-    recipe = semi_recipe(labelled_run / "tiny_world")
-    val = recipe.data.test[0].model_copy(update={"path": str(tmp_path / "nowhere")})
-    wrong = recipe.model_copy(update={"data": recipe.data.model_copy(update={"val": val})})
-    for more in ({"again": True}, {"start": "student"}):
-        with pytest.raises(SemivssError, match="nowhere"):
-            run(wrong, out, until="student", **more)
-    assert (out / "student" / "model" / "model.safetensors").is_file()
-    with pytest.raises(SemivssError, match="nowhere"):
-        train_stage(wrong, out, again=True)
-
-
-def test_unlabelled_video_needs_no_classes(labelled_run, tmp_path):
-    world = labelled_run / "tiny_world"
-    shutil.copytree(world, tmp_path / "bare")
-    (tmp_path / "bare" / "label_num_dic_final.json").write_text('{"others": "0", "something": "1", "else": "2"}')
-    shutil.rmtree(tmp_path / "bare" / "data" / "a" / "mask")
-    recipe = semi_recipe(world)
-    source = recipe.data.unlabelled[0].model_copy(update={"path": str(tmp_path / "bare")})
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"unlabelled": (source,)})})
-    run(recipe, tmp_path / "run", until="retrain")
-    assert (tmp_path / "run" / "retrained" / "model" / "config.json").is_file()
-
-
-def test_labels_of_other_weights_are_refused_in_a_run(labelled_run, tmp_path):
-    out = tmp_path / "run"
-    shutil.copytree(labelled_run / "run", out)
-    other = semi_recipe(labelled_run / "tiny_world")
-    other = other.model_copy(update={"train": other.train.model_copy(update={"lr": 1e-3})})
-    run(other, out, until="student", again=True)
-    with pytest.raises(SemivssError, match=r"stage pseudo-label pseudo was made with other inputs \(model.0"):
-        run(other, out, until="retrain")
-
-
-def test_dry_run_and_from(labelled_run, capsys):
-    recipe, out = semi_recipe(labelled_run / "tiny_world"), labelled_run / "run"
-    run(recipe, out, dry=True)
-    said = capsys.readouterr().err.splitlines()
-    assert "train: done before" in said[0]
-    assert "pseudo-label pseudo: done before" in said[1]
-    assert "retrain retrained: to do" in said[2]
-    run(recipe, out, dry=True, start="pseudo-label")
-    assert "pseudo-label pseudo: to do" in capsys.readouterr().err.splitlines()[1]
-    assert not (out / "retrained").exists()
-
-
-def test_a_run_can_be_killed_in_any_stage(labelled_run, tmp_path):
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(dump_recipe(semi_recipe(labelled_run / "tiny_world")))
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    shutil.copytree(labelled_run / "run", whole)
-    assert wait(start(run_cli, ["run", str(recipe), "--out", str(whole)], tmp_path / "errors")) == 0
-    for name in ("student/last.ckpt", "pseudo/records/a.jsonl", "retrained/last.ckpt", "predictions/test/records", "scores.json"):
-        process = start(run_cli, ["run", str(recipe), "--out", str(broken)], tmp_path / "errors")
-        while process.is_alive() and not (broken / name).exists():
-            time.sleep(0.002)
-        assert process.is_alive(), f"ended before {name} was there"
-        process.kill()
-        process.join()
-    assert wait(start(run_cli, ["run", str(recipe), "--out", str(broken)], tmp_path / "errors")) == 0
-    for name in ("predictions/test/manifest.json", "compare/student/test/manifest.json", "pseudo/manifest.json", "scores.json"):
-        first, second = (json.loads((out / name).read_text()) for out in (whole, broken))
-        assert first == second
 
 
 THRESHOLD = Threshold(alpha=25, schedule="constant")

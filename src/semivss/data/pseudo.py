@@ -1,9 +1,13 @@
 """A folder of pseudo labels in; the labels, entropy codes and likely classes of any of its frames out, checked against its manifest.
 
 `infer/pseudo.py` writes the folder and describes its files. A label file whose content is no longer the recorded one was corrected by
-hand: its pixels are all certain (code 0), whatever its entropy file says, because a person looked at them; 255 stays "ignore".
+hand: its pixels are all certain (code 0, which no model's entropy has here), whatever its entropy file says, because a person looked at
+them; 255 stays "ignore".
 """
 
+import contextlib
+import functools
+import hashlib
 import io
 import json
 import zipfile
@@ -27,7 +31,8 @@ from semivss.progress import track
 KIND = "pseudo labels"  # what the manifest says it is one of
 HISTOGRAM = "histogram.npz"
 ENTROPY, TOP, CONFIDENCE = "entropy", "top_classes", "confidence"  # folders beside those of the videos
-_AGAIN = "run the same semivss pseudo-label command again"
+_AGAIN = "label again: semivss run with --again, or the same semivss pseudo-label command"
+_COMPARED: dict[Path, tuple[bytes, list[str]]] = {}  # folder -> sizes and times of its files when they were compared, and which differed
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +46,10 @@ class PseudoFolder:
     edited: tuple[str, ...]  # "<video>/<stem>" of frames whose labels were corrected by hand, in the manifest's order
     made_from: Mapping[str, Any]  # hashes and weights of the models, views, window
     damaged: frozenset[str]  # videos of which frames could not be read
+
+    @functools.cached_property
+    def _edited(self) -> frozenset[str]:
+        return frozenset(self.edited)
 
     def labels(self, video: str, stem: str) -> UInt8[np.ndarray, "H W"]:
         """The arg max of every pixel, or what a person made of it; 255 only where a person wrote it.
@@ -58,10 +67,9 @@ class PseudoFolder:
         return labels
 
     def codes(self, video: str, stem: str) -> UInt16[np.ndarray, "H W"]:
-        """Entropy codes (`data/codes.py`); all 0 for a frame corrected by hand. Raises DefectError."""
-        if self.is_edited(video, stem):
-            return np.zeros(self.labels(video, stem).shape, np.uint16)
-        return read_codes(self.folder / ENTROPY / video / f"{stem}.png")
+        """Entropy codes (`data/codes.py`), 1 at least; all 0 for a frame corrected by hand. Raises DefectError."""
+        codes = read_codes(self.folder / ENTROPY / video / f"{stem}.png")
+        return np.zeros_like(codes) if self.is_edited(video, stem) else codes.clip(min=1)
 
     def top_classes(self, video: str, stem: str) -> UInt8[np.ndarray, "K h w"] | None:
         """Ids of the K most likely classes of each 8 x 8 cell, most likely first; none where they were not written. Raises DefectError."""
@@ -76,7 +84,7 @@ class PseudoFolder:
 
     def is_edited(self, video: str, stem: str) -> bool:
         """Whether a person corrected the frame's labels."""
-        return f"{video}/{stem}" in self.edited
+        return f"{video}/{stem}" in self._edited
 
     def thresholds(self, alpha: float, per_class: bool = False) -> Int64[np.ndarray, "C"]:
         """Of every pseudo class the code from which on a pixel is unreliable, so that `alpha` percent of all labelled pixels are, or
@@ -101,11 +109,10 @@ class PseudoFolder:
             raise DataError(f"{self.folder}: incomplete, no pseudo label of {missing[0]}{more}; {remedy}")
 
 
-def open_pseudo(folder: Path, label_set: LabelSet | None = None, *, accept_edited: bool = False) -> PseudoFolder:
+def open_pseudo(folder: Path, *, accept_edited: bool = False) -> PseudoFolder:
     """Open a folder of pseudo labels and compare every file with its recorded hash.
 
     Args:
-        label_set: the classes they are to have; none = whatever they have.
         accept_edited: use files that were changed by hand, instead of stopping there.
 
     Raises:
@@ -116,8 +123,6 @@ def open_pseudo(folder: Path, label_set: LabelSet | None = None, *, accept_edite
     folder = Path(folder)
     manifest = _manifest(folder)
     names = tuple(manifest["classes"])
-    if label_set is not None:
-        check_classes(folder, names, label_set)
     changed = _changed(folder, manifest["files"])
     if other := [path for path in changed if not _is_label(Path(path))]:
         raise DataError(f"{folder / other[0]}: changed since it was written; labels alone may be corrected by hand: delete it and {_AGAIN}")
@@ -126,9 +131,9 @@ def open_pseudo(folder: Path, label_set: LabelSet | None = None, *, accept_edite
         raise DataError(
             f"{folder / changed[0]}: edited by hand (other hash than in the manifest){more}; use what is there with --accept-edited"
         )
-    own = label_set or LabelSet(manifest["label_set"], names, tuple(map(tuple, manifest["colors"])), (False,) * len(names))
+    own = LabelSet(manifest["label_set"], names, tuple(map(tuple, manifest["colors"])), (False,) * len(names))
     labelled = [path for path in (Path(entry["path"]) for entry in manifest["files"]) if _is_label(path)]
-    edited = tuple(path.with_suffix("").as_posix() for path in labelled if path.as_posix() in set(changed))
+    edited = tuple(Path(path).with_suffix("").as_posix() for path in changed)
     stems: dict[str, set[str]] = {}
     for path in labelled:
         stems.setdefault(path.parent.as_posix(), set()).add(path.stem)
@@ -178,7 +183,19 @@ def _is_label(path: Path) -> bool:
 
 
 def _changed(folder: Path, files: list[dict[str, Any]]) -> list[str]:
-    """Paths of files whose content is not the recorded one. Raises DataError for a file that is gone."""
+    """Paths of files whose content is not the recorded one. Raises DataError for a file that is gone.
+
+    A run opens a folder several times: files are read again only where a size or time of change is another one since.
+    """
+    seen = hashlib.sha256()
+    for entry in files:
+        path = folder / entry["path"]
+        with contextlib.suppress(OSError):
+            state = path.stat()
+            seen.update(f"{entry['path']} {entry['sha256']} {state.st_size} {state.st_mtime_ns} {state.st_ino}\n".encode())
+    known = _COMPARED.get(folder.absolute())
+    if known is not None and known[0] == seen.digest():
+        return known[1]
     changed = []
     for entry in track(files, "check pseudo labels", total=len(files), unit="files"):
         path = folder / entry["path"]
@@ -188,6 +205,7 @@ def _changed(folder: Path, files: list[dict[str, Any]]) -> list[str]:
             raise DataError(f"{path}: incomplete pseudo labels, the file cannot be read ({error.strerror}); {_AGAIN}") from error
         if not same:
             changed.append(entry["path"])
+    _COMPARED[folder.absolute()] = (seen.digest(), changed)
     return changed
 
 

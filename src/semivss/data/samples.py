@@ -168,16 +168,27 @@ class UnlabelledSamples(Samples[UnlabelledBatch]):
         crops, ids = [], []
         for choice, pairs, generator in self.samples(micro, defects):
             frames = [pair.frame for pair in pairs]
-            crops.append(augment_unlabelled(frames, self._maps(choice), self._data.augment, self._strong, generator))
+            crops.append(augment_unlabelled(frames, self._maps(choice, frames), self._data.augment, self._strong, generator))
             ids.append(self.name(choice))
         return _joined(crops, tuple(ids))
 
-    def _maps(self, choice: Choice) -> list[tuple[UInt8[np.ndarray, "H W"], UInt16[np.ndarray, "H W"]]] | None:
+    def _maps(
+        self, choice: Choice, frames: Sequence[UInt8[np.ndarray, "H W 3"]]
+    ) -> list[tuple[UInt8[np.ndarray, "H W"], UInt16[np.ndarray, "H W"]]] | None:
         """Stored labels and codes of the chosen frames; not cached, since they are small files beside the decoded frames."""
         if self._pseudo is None:
             return None
         stored, clip = self._pseudo[choice.source], self.datasets[choice.source].clips[choice.clip]
-        return [(stored.labels(clip.name, clip.stems[i]), stored.codes(clip.name, clip.stems[i])) for i in choice.frames]
+        maps = [(stored.labels(clip.name, clip.stems[i]), stored.codes(clip.name, clip.stems[i])) for i in choice.frames]
+        for i, frame, (labels, codes) in zip(choice.frames, frames, maps, strict=True):
+            if not labels.shape == codes.shape == frame.shape[:2]:
+                sizes = (f"{height}x{width}" for height, width in (frame.shape[:2], labels.shape, codes.shape))
+                raise DataError(
+                    f"{self.datasets[choice.source].name}/{clip.name}/{clip.stems[i]}: the frame has {next(sizes)} pixels, "
+                    f"its pseudo label {next(sizes)}, its entropies {next(sizes)}; "
+                    "the frames have changed since: label them again (--from pseudo-label)"
+                )
+        return maps
 
 
 def _joined(crops: Sequence[UnlabelledCrops], ids: tuple[str, ...]) -> UnlabelledBatch:

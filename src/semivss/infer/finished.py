@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from semivss.data.images import read_mask
+from PIL import Image
+
 from semivss.digest import file_sha256
-from semivss.errors import DataError, DefectError, SemivssError
+from semivss.errors import SemivssError
 from semivss.infer.writer import read_record
 from semivss.progress import say
 
@@ -50,21 +51,23 @@ def _reason(out: Path, head: dict[str, Any], entries: Sequence[dict[str, Any]], 
 
 
 def corrections(out: Path) -> list[str]:
-    """Label files below `out` that were changed by hand, also in a folder that is not complete. A damaged record has none to tell."""
+    """Label files below `out` that were changed by hand, in its finished videos.
+
+    Raises:
+        DataError: a damaged record, without which nobody knows whether its video holds some.
+    """
     found: list[str] = []
     records = out / "records"
     for record in sorted(records.rglob("*.jsonl")) if records.is_dir() else ():
         video = record.relative_to(records).with_suffix("").as_posix()
-        try:
-            entries = [line for line in read_record(out, video) if "path" in line]
-        except DataError:
-            continue
-        found += _corrected(out, video, entries)
+        found += _corrected(out, video, [line for line in read_record(out, video) if "path" in line])
     return found
 
 
 def _corrected(out: Path, video: str, entries: Sequence[dict[str, Any]]) -> list[str]:
-    """Label files of the video that are sound and have another content than the recorded one."""
+    """Label files of the video that are pictures of another content than the recorded one: also those that no label can be read from,
+    such as the colour picture that a paint program saves, are somebody's work.
+    """
     labels = [entry for entry in entries if Path(entry["path"]).parent == Path(video) and Path(entry["path"]).suffix == ".png"]
     return [entry["path"] for entry in labels if _is_other(out / entry["path"], entry)]
 
@@ -73,8 +76,9 @@ def _is_other(path: Path, entry: dict[str, Any]) -> bool:
     try:
         if file_sha256(path) == entry["sha256"]:
             return False
-        read_mask(path)
-    except (OSError, DefectError):  # gone or damaged: nothing to lose
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError):  # gone or damaged: nothing to lose
         return False
     return True
 

@@ -220,4 +220,6 @@ def read_record(out: Path, video: str) -> Iterator[dict[str, Any]]:
             try:
                 yield dict(json.loads(line))
             except (ValueError, TypeError) as error:
-                raise DataError(f"{path}: not readable as a record of predictions; delete it to predict that video again") from error
+                raise DataError(
+                    f"{path}: not readable as a record of predictions; delete it to make that video again, which writes over its files"
+                ) from error

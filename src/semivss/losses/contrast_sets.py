@@ -15,6 +15,7 @@ from torch import Tensor
 from semivss.posterior import split_labels
 from semivss.tensors import IGNORE
 
+CONFUSABLE = 3  # first ranks of a pixel, which may well be its class
 STRIDES = (1, 2, 4, 8)  # between a label map and the representation
 
 
@@ -34,18 +35,19 @@ class RankWindow:
             raise ValueError(f"needs 0 < low < high, got {self.low} and {self.high}")
 
     @classmethod
-    def scaled(cls, classes: int, low: int = 3, high: int = 20) -> "RankWindow":
+    def scaled(cls, classes: int, low: int | None = None, high: int = 20) -> "RankWindow":
         """The published window (3 and 20, for 19 and 21 classes) for any number of classes.
 
-        `high` is at most the number of classes. `low`, the ranks counted as confusable, is at most a quarter of the classes, rounded
+        `high` is at most the number of classes. `low`, the ranks counted as confusable, is 3, and at most a quarter of the classes, rounded
         up: 1 of 2..4 classes, 2 of 5..8, 3 from 9 on. Otherwise few classes would leave an unsure pixel nothing that it surely is not.
+        A `low` that is given stays as it is.
 
         Raises:
-            ValueError: fewer than 2 classes, which leave nothing to contrast.
+            ValueError: fewer than 2 classes, which leave nothing to contrast; a `low` that leaves an unsure pixel no class.
         """
         if classes < 2:
             raise ValueError(f"contrast needs at least 2 classes, got {classes}")
-        return cls(min(low, math.ceil(classes / 4)), min(high, classes))
+        return cls(min(CONFUSABLE, math.ceil(classes / 4)) if low is None else low, min(high, classes))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from semivss.data.labels import LabelSet
+from semivss.errors import RecipeError
 from semivss.losses.bank import MemoryBank
 from semivss.losses.contrast_sets import RankWindow, contrast_sets, nearest, regions
 from semivss.losses.contrast_watch import ContrastWatch
@@ -33,10 +34,17 @@ def build_representation(segmenter: Segmenter, semi: Semi) -> RepresentationHead
 class Contrast:
     """Bank, prototypes and the teacher's last view. Not a module: a copy of the student must not copy the bank."""
 
-    def __init__(self, settings: Settings, label_set: LabelSet, rule: str, device: torch.device) -> None:
+    def __init__(self, settings: Settings, label_set: LabelSet, rule: str, device: torch.device, loud: bool = True) -> None:
+        """`loud`: whether this process is the one that warns."""
         classes = len(label_set)
-        self._settings, self._rule = settings, rule
-        self._window = RankWindow.scaled(classes, settings.low_rank, settings.high_rank)
+        self._settings, self._rule, self._loud = settings, rule, loud
+        try:
+            self._window = RankWindow.scaled(classes, settings.low_rank, settings.high_rank)
+        except ValueError as error:
+            raise RecipeError(
+                f"semi.contrast: the ranks {settings.low_rank} to {settings.high_rank} leave nothing to contrast among {classes} classes; "
+                "lower low_rank, or leave it out"
+            ) from error
         self._bank = MemoryBank(classes, settings.channels, settings.bank, most=settings.keys, device=device)
         self._prototypes = MomentumPrototypes(classes, settings.channels, device=device) if settings.prototypes else None
         self._watch = ContrastWatch(label_set.names)
@@ -87,7 +95,8 @@ class Contrast:
         more: Any = {"temperature": settings.temperature, "generator": generator, "prototypes": self._prototypes}
         result = contrastive_loss(z, teacher, sets, self._bank, sampler, **more)
         for line in self._watch.update(result.reasons()):
-            say(line)
+            if self._loud:
+                say(line)
         return settings.weight * result.loss
 
     def state_dict(self) -> dict[str, Any]:

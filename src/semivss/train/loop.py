@@ -12,7 +12,7 @@ from semivss.atomic import atomic_json
 from semivss.data.clips import VideoDataset
 from semivss.data.loader import open_sources, tell_left_out
 from semivss.data.policy import DefectCounter
-from semivss.data.shares import missing_classes
+from semivss.data.shares import check_classes_shown
 from semivss.data.source import open_source
 from semivss.errors import DataError, SemivssError
 from semivss.metrics.confusion import Confusion
@@ -67,9 +67,8 @@ def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool
             tell_left_out(run.datasets)
         if resume:
             run.load()
-        missing = "" if run.counters.step else missing_classes(run.datasets, recipe.data.policy)  # a run that goes on was told
-        if missing and fabric.is_global_zero:
-            say(missing)
+        if recipe.data.absent_classes == "error" and not run.counters.step:
+            check_classes_shown(run.datasets, recipe.data.policy)
         try:
             run.loop()
         except torch.OutOfMemoryError as error:

@@ -11,8 +11,9 @@ from torch import nn
 class PreviousTeachers:
     """The last `most` states of a model, one every `every` steps."""
 
-    def __init__(self, model: nn.Module, most: int, every: int) -> None:
-        self._template = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(self, model: nn.Module, most: int, every: int, device: torch.device) -> None:
+        """`model` may still lie elsewhere than on `device`, where the kept states are to work."""
+        self._template = copy.deepcopy(model).to(device).eval().requires_grad_(False)
         self._most, self._every = most, every
         self._kept: list[nn.Module] = []
         self._seen = -1

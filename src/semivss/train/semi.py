@@ -207,10 +207,10 @@ class SemiSupervised:
                     f"{recipe.name}: semi.contrast.prototypes works in one process, since each of {fabric.world_size} would keep its own "
                     "and a checkpoint holds one; leave it out, or train in one process"
                 )
-            self._contrast = Contrast(semi.contrast, segmenter.label_set, segmenter.rule, fabric.device)
+            self._contrast = Contrast(semi.contrast, segmenter.label_set, segmenter.rule, fabric.device, fabric.is_global_zero)
         self._previous = None
         if semi.mode == "online" and semi.previous:
-            self._previous = PreviousTeachers(segmenter, semi.previous, semi.previous_every)
+            self._previous = PreviousTeachers(segmenter, semi.previous, semi.previous_every, fabric.device)
         self._notes: dict[str, float] = {}
         self._in_vain = 0
 

@@ -62,11 +62,12 @@ def train_step(fabric: Fabric, training: Training, batches: Iterator[AnyBatch], 
         batch = next(batches).to(fabric.device)
         ids.extend(batch.ids)
         if finite:  # the remaining micro-batches are only taken off the stream
-            terms = _forward(fabric, training, batch, train, step, part)
-            finite = agree(fabric, terms is not None)
-            if finite and terms is not None:
-                with fabric.no_backward_sync(objective, enabled=part + 1 < train.accumulate):
+            with fabric.no_backward_sync(objective, enabled=part + 1 < train.accumulate):  # the forward pass prepares the exchange
+                terms = _forward(fabric, training, batch, train, step, part)
+                finite = agree(fabric, terms is not None)
+                if finite and terms is not None:
                     fabric.backward(torch.stack(list(terms.values())).sum() / train.accumulate)
+            if finite and terms is not None:
                 sums = {name: sums.get(name, 0) + term.detach() / train.accumulate for name, term in terms.items()}
     norm = _gradient_norm(objective, train.clip) if finite else float("nan")
     if not agree(fabric, np.isfinite(norm)):
