@@ -36,7 +36,7 @@ CONTROL = "control, equal steps"
 EQUAL_CPU = "control, equal CPU"  # as many more steps as "online", the dearest mode, takes CPU time
 LIKELIHOOD = "online, -log p"  # the cross-entropy of equations 4 and 5 beside the losses of masks
 SUREST = 'semi.threshold={alpha=50, schedule="constant", per_class=true}'  # the surer half of every pseudo class, to the end
-MODES: dict[str, list[str]] = {
+CORE: dict[str, list[str]] = {
     STUDENT: [],
     CONTROL: ["semi.mode=supervised"],
     "online": ["semi.mode=online"],
@@ -47,26 +47,34 @@ MODES: dict[str, list[str]] = {
     "offline, by class": ["semi.mode=offline", SUREST],
     "offline, by class, aligned": ["semi.mode=offline", SUREST, "pseudo.align=1"],
     "all labels": [],
+}
+FURTHER = {
     LIKELIHOOD: ["semi.mode=online", "semi.likelihood=1"],
     "online, two strong views": ["semi.mode=online", "semi.contrast.weight=0", "semi.strong.views=2"],
     "online, earlier teachers": ["semi.mode=online", "semi.contrast.weight=0", "semi.previous=3", "semi.previous_every=50"],
     "offline, 2 rounds": ["semi.mode=offline", "semi.contrast.weight=0", "semi.rounds=2"],
 }
-CORE = tuple(MODES)[:10]
 # What could make L_c matter: ten and a hundred times its weight, then one thing at a time at ten times.
 CONTRAST = {
-    "L_c x 10": [],
-    "L_c x 100": ["semi.contrast.weight=10"],
-    "L_c x 10, tau 0.1": ["semi.contrast.temperature=0.1"],
-    "L_c x 10, 1024 anchors, 200 negatives": ["semi.contrast.anchors=1024", "semi.contrast.negatives=200"],
-    "L_c x 10, ranks 1 to 6": ["semi.contrast.low_rank=1", "semi.contrast.high_rank=6"],  # classes that a pixel is more easily taken for
-    "L_c x 10, bank of one step": ["semi.contrast.bank=256"],
-    "L_c x 10, bank of 16 steps": ["semi.contrast.bank=4096"],
-    "L_c x 10, stride 4": ["semi.contrast.stride=4"],
-    "L_c x 10, alpha 60": ['semi.threshold={alpha=60, schedule="constant"}'],  # three times the unsure pixels, to the end
+    f"online, {name}": ["semi.mode=online", "semi.contrast.weight=1", *more]
+    for name, more in {
+        "L_c x 10": [],
+        "L_c x 100": ["semi.contrast.weight=10"],
+        "L_c x 10, tau 0.1": ["semi.contrast.temperature=0.1"],
+        "L_c x 10, 1024 anchors, 200 negatives": ["semi.contrast.anchors=1024", "semi.contrast.negatives=200"],
+        "L_c x 10, ranks 1 to 6": [  # classes that a pixel is more easily taken for
+            "semi.contrast.low_rank=1",
+            "semi.contrast.high_rank=6",
+        ],
+        "L_c x 10, bank of one step": ["semi.contrast.bank=256"],
+        "L_c x 10, bank of 16 steps": ["semi.contrast.bank=4096"],
+        "L_c x 10, stride 4": ["semi.contrast.stride=4"],
+        "L_c x 10, alpha 60": ['semi.threshold={alpha=60, schedule="constant"}'],  # three times the unsure pixels, to the end
+    }.items()
 }
-MODES |= {f"online, {name}": ["semi.mode=online", "semi.contrast.weight=1", *more] for name, more in CONTRAST.items()}
+MODES = CORE | FURTHER | CONTRAST
 QUICK = [
+    'data.absent_classes="allow"',
     "train.steps=2",
     "train.batch=2",
     "train.warmup=0",
@@ -106,7 +114,7 @@ class Group:
     recipe: Path
     subsets: dict[str, Subset]
     fixed: tuple[str, ...] = ()
-    modes: tuple[str, ...] = CORE
+    modes: tuple[str, ...] = tuple(CORE)
     seeds: tuple[int, ...] = (0, 1, 2)
     validation: bool = False  # score the validation video too
     # modes that are scored with scales, flip and teacher too, on the first subset under the first seed; None = every cell
@@ -163,7 +171,7 @@ GROUPS = {
     "toy_contrast": replace(
         TOY,
         fixed=(*TOY.fixed, *TRIES),
-        modes=(CONTROL, "online", "online, no L_c", *(f"online, {name}" for name in CONTRAST)),
+        modes=(CONTROL, "online", "online, no L_c", *CONTRAST),
         in_full=(),
         shares="toy",
     ),
@@ -335,12 +343,15 @@ def adopt(base: Path, out: Path, labels: bool) -> None:
 
 def measured(out: Path, cell: Cell) -> dict[str, Any]:
     """Scores of the cell's model in one view, in full also with the recipe's views and with the teacher; and its cost."""
+    import torch
+
     from semivss.data.source import open_source
     from semivss.infer.views import View, views_from
     from semivss.layout import final_models
     from semivss.models.segmenter import Segmenter
     from semivss.recipe import load_recipe
 
+    torch.set_num_threads(1)  # as the runs have it
     recipe, in_full = load_recipe(out / "recipe.toml"), is_scored_in_full(cell)
     folder = out / ("student" if cell.mode in (STUDENT, "all labels") else final_models(recipe)[-1])
     models = [Segmenter.from_pretrained(folder / "model")]
