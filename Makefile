@@ -12,11 +12,13 @@ ifneq ($(wildcard ../shared/data/camvid),)
 export SEMIVSS_CAMVID ?= $(abspath ../shared/data/camvid)
 endif
 
-.PHONY: demo test test-all check bench docs clean
+.PHONY: demo install test test-all check bench docs clean
 
 demo: $(VENV)/.installed  ## the whole method on the generated toy world
 	$(BIN)/semivss demo
 	@echo 'to use the command semivss in this terminal: . $(BIN)/activate'
+
+install: $(VENV)/.installed  ## the command semivss in .venv, without running anything
 
 test: $(VENV)/.installed-dev  ## every test that is not slow
 	$(PYTEST) -m "not slow"

@@ -1,6 +1,5 @@
 """Stamps of stages: what a killed process, a lost stamp and other inputs lead to."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,22 +18,41 @@ def made(folder: Path, **inputs: str) -> Stage:
     return stage
 
 
-def test_a_kill_while_a_folder_is_cleared_leaves_no_half_of_it(tmp_path, monkeypatch):
+def test_what_was_made_is_put_aside_until_something_takes_its_place(tmp_path):
+    first = made(tmp_path / "student", lr="1")
+    other = Stage("train", tmp_path / "student", {"lr": "2"})
+    assert not other.is_done(again=True)
+    assert not (tmp_path / "student" / "last.ckpt").exists()
+    assert other.restore()  # its making failed at once
+    assert first.is_done(again=False)
+    assert not other.is_done(again=True)
+    assert first.is_done(again=False)  # it was stopped, and the setting taken back
+    assert (tmp_path / "student" / "last.ckpt").read_text() == "old"
+    assert not other.is_done(again=True)
+    (tmp_path / "student" / "last.ckpt").write_text("new")
+    assert not other.restore()
+    other.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+def test_a_kill_while_a_folder_is_put_aside_leaves_no_half_of_it(tmp_path, monkeypatch):
     made(tmp_path / "student", lr="1")
     other = Stage("train", tmp_path / "student", {"lr": "2"})
+    rename = Path.rename
 
-    def killed(folder: Path, ignore_errors: bool) -> None:
-        if folder.exists():
-            (folder / "stamp.json").unlink()  # as far as it came
-            raise KeyboardInterrupt
+    def killed(path: Path, target: Path) -> None:
+        rename(path, target)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", killed)
+        patch.setattr(Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
             other.is_done(again=True)
     assert not (tmp_path / "student").exists()
     assert other.state() == "to do"
     assert not other.is_done(again=False)
+    (tmp_path / "student" / "last.ckpt").write_text("new")
+    other.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from semivss.errors import DefectError, SemivssError
 if TYPE_CHECKING:
     from semivss.settings import Views
 
+UsageError: Any = typer.BadParameter.__base__  # of the click that typer brings along
 app = typer.Typer(
     name="semivss",
     help="Semi-supervised video semantic segmentation: a few labelled frames and a lot of video in, predictions and scores out.",
@@ -182,13 +183,13 @@ def pseudo_inspect(
     per_class: Annotated[bool, typer.Option("--per-class", help="Percentile within each class.")] = False,
     accept_edited: Annotated[bool, typer.Option("--accept-edited", help="Use labels that were corrected by hand.")] = False,
     worst: Annotated[int, typer.Option(min=1, help="Frames on the sheet.")] = 6,
-    out: Annotated[Path | None, typer.Option(help="Folder for numbers and pictures; ./inspect_<name> by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for numbers and pictures; ./inspect_<its parent>_<its name> by default.")] = None,
     policy: Policy = "strict",
 ) -> None:
     """Share and accuracy of reliable pixels by class and video, histogram of the entropies, the worst frames as pictures."""
     from semivss.verbs import inspect_paths
 
-    target = out or Path(f"inspect_{folder.resolve().name}")
+    target = out or Path("_".join(("inspect", *folder.resolve().parts[-2:])))
     inspect_paths(
         folder,
         target,
@@ -370,7 +371,13 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 def main() -> None:
     """Run the command line: one line and exit code 2 for what the user can mend, 130 for Ctrl-C."""
     try:
-        app()
+        raise SystemExit(app(standalone_mode=False) or 0)
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the message is the help text
+            error.show()
+            sys.exit(2)
+        where = error.ctx.command_path if error.ctx else "semivss"
+        _fail(f"{' '.join(error.format_message().replace('Value error, ', '').split())}; {where} --help lists what there is", 2)
     except DefectError as error:
         _fail(" ".join(error.told(_policy_option(sys.argv[1:])).split()), 2)
     except SemivssError as error:

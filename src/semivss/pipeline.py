@@ -12,6 +12,7 @@ from typing import Any
 from semivss import layout
 from semivss.atomic import atomic_bytes, atomic_json
 from semivss.data.source import demand_folders, open_source
+from semivss.errors import SemivssError
 from semivss.hashes import split_hash, weights_hash
 from semivss.lock import locked
 from semivss.metrics.score import Missing
@@ -58,15 +59,18 @@ def run(
     """
     if recipe.data.unlabelled and recipe.semi is None and is_main_process():
         say(f"{recipe.name}: without a section [semi] data.unlabelled stays unread")
-    steps = [step for step in plan(recipe, out, accept_edited=accept_edited) if _is_before_end(step.name, until)]
+    steps = plan(recipe, out, accept_edited=accept_edited)
+    for option, stage in (("--from", start), ("--until", until)):
+        if stage not in (None, "score", "report", *(step.name for step in steps)):
+            raise SemivssError(f"{option} {stage}: {recipe.name} has no such stage; it has {', '.join(_names(steps))}")
+    steps = [step for step in steps if _is_before_end(step.name, until)]
     if dry:
-        forecast(steps, start)
+        forecast(steps, start, again)
         return
     with locked(out) if is_main_process() else contextlib.nullcontext():
         redo = Redo(out, start)
         for step in steps if is_main_process() else _up_to_the_last_training(steps):
-            due = redo if _is_from(step.name, start) and not redo.is_done(step.folder) else None
-            execute(step, out, recipe, again=again, redo=due, reads=_read_by(steps, recipe))
+            execute(step, out, recipe, again=again, redo=redo if _is_from(step.name, start) else None, reads=_read_by(steps, recipe))
         _keep_recipe(recipe, out)
         if is_main_process() and _is_before_end("score", until):
             score_stage(recipe, out)
@@ -84,22 +88,27 @@ def execute(step: Step, out: Path, recipe: Recipe, *, again: bool = False, redo:
     """
     if redo is not None and not is_main_process():
         redo.wait(step.folder)
-        redo = None
     if not (step.together or is_main_process()):
         step.stage().wait()  # what comes next is made of it
         return
-    if redo is not None or not was_finished(step.folder):
+    clear = redo is not None and not redo.is_done(step.folder) and is_main_process()
+    if clear or not was_finished(step.folder):
         demand_folders(reads)  # before one of them is opened, or anything cleared
     stage = step.stage()
     if not stage.state().startswith("done"):
         demand_folders(reads)
-    if redo is not None:
+    if redo is not None and clear:
         stage.clear()
         redo.note(step.folder)
-    if stage.is_done(again):
+    if stage.is_done(again, anew=redo is not None):
         return
     _keep_recipe(recipe, out)
-    step.make()
+    try:
+        step.make()
+    except SemivssError:
+        if stage.restore() and redo is not None:
+            redo.forget(step.folder)
+        raise
     stage.finish()
 
 
@@ -119,15 +128,36 @@ def _read_by(steps: Sequence[Step], recipe: Recipe) -> list[Source]:
     return found + (list(evaluation_sets(recipe).values()) if "predict" in names else [])
 
 
-def forecast(steps: Sequence[Step], start: str | None) -> None:
-    """Say of each step whether it would be done, skipped or refused. A step after one that is to be done is to be done itself."""
-    todo = False
+def forecast(steps: Sequence[Step], start: str | None, again: bool = False) -> None:
+    """Say of each step whether it would be done, skipped or refused. What is made of something that is still to be made is not known."""
+    changing = False
     for step in steps:
-        todo = todo or _is_from(step.name, start)
-        state = "to do, its inputs are still to be made" if todo else step.stage().state()
-        todo = todo or not state.startswith("done")
+        redo = _is_from(step.name, start)
+        if changing and step.name not in ("teacher", "student"):  # these are made of the recipe's data alone
+            state = "depends on what comes before it" if was_finished(step.folder) else "to do, after what comes before it"
+        else:
+            state = "will be made anew" if redo else step.stage().state(again)
+            state = _refused(step, redo) or state
+        changing = changing or not state.startswith("done")
         say(f"{step.title}: {state} ({step.folder})")
     say("score and report are always made anew")
+
+
+def _refused(step: Step, redo: bool) -> str:
+    """Why the step would stop, as far as its guard can tell; empty if it would not."""
+    stage = step.stage()
+    if step.guard is None or (not redo and stage.state().startswith("done")):
+        return ""
+    try:
+        step.guard(list(stage.inputs) if redo else [])
+    except SemivssError as error:
+        return f"will stop: {error}"
+    return ""
+
+
+def _names(steps: Sequence[Step]) -> list[str]:
+    """Stages in their order, each once."""
+    return [*dict.fromkeys(step.name for step in steps), "score", "report"]
 
 
 def train_stage(recipe: Recipe, out: Path, *, again: bool = False) -> None:

@@ -13,7 +13,7 @@ from semivss.data.pseudo import PseudoFolder, open_pseudo
 from semivss.data.shares import class_shares
 from semivss.data.source import open_source
 from semivss.errors import SemivssError
-from semivss.hashes import pseudo_hash, split_hash, weights_hash
+from semivss.hashes import classes_hash, pseudo_hash, split_hash, weights_hash
 from semivss.recipe import FREE, Recipe, evaluation_sets
 from semivss.settings import Predict, Source, Train
 from semivss.stage import Stage, flat
@@ -95,14 +95,20 @@ def _training(role: str, recipe: Recipe, folder: Path) -> Step:
 
 
 def _frames(recipe: Recipe) -> dict[str, str]:
-    """A hash of each data set that a training opens."""
+    """Hashes of each data set that a training opens: of its frames, and of the classes where it reads masks."""
     data = recipe.data
     sets = {f"frames.train.{number}": source for number, source in enumerate(data.train)}
     if recipe.semi is not None and recipe.semi.mode == "online":  # offline the pseudo labels name the frames
         sets |= {f"frames.unlabelled.{number}": source for number, source in enumerate(data.unlabelled)}
     if data.val is not None:
         sets["frames.val"] = data.val
-    return {name: split_hash(open_source(source, data.policy), labelled="unlabelled" not in name) for name, source in sets.items()}
+    hashes = {}
+    for name, source in sets.items():
+        dataset, read = open_source(source, data.policy), "unlabelled" not in name
+        hashes[name] = split_hash(dataset, labelled=read)
+        if read:
+            hashes[name.replace("frames", "classes", 1)] = classes_hash(dataset)
+    return hashes
 
 
 def _round(recipe: Recipe, out: Path, models: Mapping[str, str], number: int, accept_edited: bool) -> Iterator[Step]:

@@ -1,9 +1,11 @@
-"""Progress bars with throughput and remaining time on standard error; silent when it is not a terminal."""
+"""Progress bars with throughput and remaining time on standard error; where it is no terminal, a line from time to time."""
 
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
+EVERY = 30.0  # seconds between the lines
 
 
 def track(items: Iterable[Item], description: str, *, total: int | None = None, unit: str = "frames", start: int = 0) -> Iterator[Item]:
@@ -12,7 +14,7 @@ def track(items: Iterable[Item], description: str, *, total: int | None = None, 
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield from items
+        yield from _told(items, description, total, unit, start)
         return
     from rich.progress import (
         BarColumn,
@@ -43,6 +45,18 @@ def track(items: Iterable[Item], description: str, *, total: int | None = None, 
         for item in items:
             yield item
             bar.advance(task)
+
+
+def _told(items: Iterable[Item], description: str, total: int | None, unit: str, start: int) -> Iterator[Item]:
+    """Yield `items`, and say how far it is whenever `EVERY` seconds have passed: a log of a long run shows that it lives."""
+    began = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= EVERY:
+            last = now
+            of = f" of {total}" if total else ""
+            say(f"{description}: {start + done}{of} {unit}, {done / (now - began):.1f} a second")
 
 
 def say(message: str) -> None:

@@ -36,6 +36,11 @@ class Redo:
         self._cleared.append(folder.as_posix())
         atomic_json(self._path, {"from": self._start, "cleared": self._cleared})
 
+    def forget(self, folder: Path) -> None:
+        """Keep that nothing came of it."""
+        self._cleared.remove(folder.as_posix())
+        atomic_json(self._path, {"from": self._start, "cleared": self._cleared})
+
     def finish(self) -> None:
         """The run has come to its end: the same call would begin anew."""
         self._path.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """The sections of a recipe: frozen settings, checked when they are made. `recipe.py` reads them from TOML. Imports no torch."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -64,9 +65,9 @@ class Source(Settings):
         return self
 
     def folder(self) -> Path:
-        """The path with variables filled in. Raises RecipeError for a variable that is not set."""
+        """The path with variables filled in. Raises RecipeError for a variable that is not set, or empty."""
         filled = os.path.expandvars(self.path)
-        if "$" in filled:
+        if "$" in filled or not all(os.environ.get(name) for name in re.findall(r"\$\{?(\w+)", self.path)):
             raise RecipeError(f"data path {self.path}: the variable is not set; export it or override the path with -o")
         return Path(filled).expanduser()
 

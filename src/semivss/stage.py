@@ -33,14 +33,19 @@ class Stage:
     guard: Callable[[Sequence[str]], None] | None = None
     piecewise: bool = False  # its work goes through the folder by itself, keeps what still fits and makes the rest anew
 
-    def is_done(self, again: bool) -> bool:
+    def is_done(self, again: bool, anew: bool = False) -> bool:
         """Whether the folder was finished with these inputs.
+
+        Args:
+            again: make anew what was made with others.
+            anew: it is being made anew on purpose, so that what was put aside is no answer.
 
         Raises:
             SemivssError: it was made (or begun) with others, and `again` does not allow to make it anew.
         """
+        if not anew:
+            self._take_back_if_it_fits()
         state = self._read()
-        self._sweep()
         before = {} if state is None else state["inputs"]
         changed = self._changed(state)
         if state is not None and not changed:
@@ -67,25 +72,42 @@ class Stage:
         self._write(finished=False)
         return False
 
-    def state(self) -> str:
+    def state(self, again: bool = False) -> str:
         """What `is_done` would find, in words that begin with "done" for a finished stage; changes nothing."""
         state = self._read()
-        if state is None:
-            return "to do" if self.piecewise or self._is_bare() else "its stamp is gone, needs --again"
-        if changed := self._changed(state):
-            what = _described(state["inputs"], self.inputs, changed)
-            return "to do" if self._is_bare() else f"made with other inputs ({what}), needs --again"
+        if state is None and (self.piecewise or self._is_bare()):
+            return "to do"
+        if state is None or (changed := self._changed(state)):
+            if self._is_bare():
+                return "to do"
+            what = "its stamp is gone" if state is None else f"made with other inputs ({_described(state['inputs'], self.inputs, changed)})"
+            return f"{what}, will be made anew" if again else f"{what}, needs --again"
+        if state["finished"] and again and self.piecewise and (gone := self._gone()):
+            return f"will make {gone}, which is gone"
         return "done before" if state["finished"] else "begun, will go on"
 
     def clear(self) -> None:
-        """Forget what was made before, all at once. Raises SemivssError where that would lose somebody's work."""
+        """Put aside what was made before, all at once. Raises SemivssError where that would lose somebody's work."""
         if self.guard is not None:
             self.guard(list(self.inputs))
-        if is_main_process() and self.folder.exists():
+        if is_main_process() and not self._is_bare():  # a bare one: what was put aside is still the last whole making
             self._sweep()
             with locked(self.folder):  # nobody else writes there
-                self.folder.rename(self._trash)  # whoever is killed from here on leaves no half of it
-            self._sweep()
+                self.folder.rename(self._aside)  # whoever is killed from here on leaves no half of it
+
+    def restore(self) -> bool:
+        """Take back what `clear` has put aside, if nothing was made in its place; whether that was so."""
+        if not (is_main_process() and self._aside.exists() and self._is_bare()):
+            return False
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._aside.rename(self.folder)
+        return True
+
+    def _take_back_if_it_fits(self) -> None:
+        """A call that was stopped before it made anything, and whose change was taken back, costs nothing."""
+        old = _read(self._aside)
+        if old is not None and old["finished"] and old["inputs"] == self.inputs:
+            self.restore()
 
     def wait(self) -> None:
         """Come back when the first process has finished the stage with these inputs; if it fails, the launcher ends all processes."""
@@ -113,13 +135,13 @@ class Stage:
             return "manifest.json"
 
     @property
-    def _trash(self) -> Path:
+    def _aside(self) -> Path:
         return self.folder.with_name(f".{self.folder.name}.old")
 
     def _sweep(self) -> None:
         """Delete what `clear`, now or in a process that was killed, has put aside."""
         if is_main_process():
-            shutil.rmtree(self._trash, ignore_errors=True)
+            shutil.rmtree(self._aside, ignore_errors=True)
 
     def _is_bare(self) -> bool:
         """Whether the stage failed before it wrote anything, as with a wrong path in the recipe: then nothing can be lost."""
@@ -129,22 +151,27 @@ class Stage:
             return True
 
     def finish(self) -> None:
-        """Mark the folder as complete."""
+        """Mark the folder as complete; what was put aside for it is no longer wanted."""
         self._write(finished=True)
+        self._sweep()
 
     def _read(self) -> dict[str, Any] | None:
-        path = self.folder / "stamp.json"
-        try:
-            state: dict[str, Any] = json.loads(path.read_text())
-            return {"inputs": dict(state["inputs"]), "finished": bool(state["finished"])}
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise SemivssError(f"{path}: not readable as a stage stamp ({error}); delete that file and add --again") from error
+        return _read(self.folder)
 
     def _write(self, *, finished: bool) -> None:
         if is_main_process():
             atomic_json(self.folder / "stamp.json", {"inputs": dict(self.inputs), "finished": finished, "versions": versions()})
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    path = folder / "stamp.json"
+    try:
+        state: dict[str, Any] = json.loads(path.read_text())
+        return {"inputs": dict(state["inputs"]), "finished": bool(state["finished"])}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise SemivssError(f"{path}: not readable as a stage stamp ({error}); delete that file and add --again") from error
 
 
 def was_finished(folder: Path) -> bool:
@@ -177,5 +204,10 @@ def flat(tree: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _described(old: Mapping[str, str], new: Mapping[str, str], changed: Sequence[str]) -> str:
-    shown = [f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in changed[:3]]
+    shown = [f"{key}: {_short(old.get(key, 'absent'))} -> {_short(new.get(key, 'absent'))}" for key in changed[:3]]
     return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+
+def _short(value: str) -> str:
+    """A value for people: the beginning of a SHA-256, anything else as it is."""
+    return value[:12] if len(value) == 64 and set(value) <= set("0123456789abcdef") else value

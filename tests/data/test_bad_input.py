@@ -153,6 +153,8 @@ def test_other_policies_count_and_go_on(policy, tmp_path, monkeypatch, capsys):
 
 
 RECIPE = """
+[data]
+absent_classes = "allow"
 [[data.train]]
 kind = "vspw"
 path = "$SEMIVSS_TEST_SET"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from semivss.data.clips import VideoDataset
 from semivss.data.codes import ABOVE, code_of_entropy
 from semivss.data.labels import LabelSet
-from semivss.data.pseudo import PseudoFolder, open_pseudo
+from semivss.data.pseudo import PseudoFolder, check_classes, open_pseudo
 from semivss.errors import DataError, DefectError, SemivssError
 from semivss.infer.alignment import class_factors
 from semivss.infer.inputs import ClipInput, Frames, OnDefect, open_inputs

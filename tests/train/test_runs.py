@@ -1,6 +1,7 @@
 """Runs with retraining: what a stage is made from, what is made anew, what a person corrected, what a kill leaves."""
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -181,7 +182,7 @@ def test_dry_run_and_from(labelled_run, capsys):
     assert "pseudo-label pseudo: done before" in said[1]
     assert "retrain retrained: to do" in said[2]
     run(recipe, out, dry=True, start="pseudo-label")
-    assert "pseudo-label pseudo: to do" in capsys.readouterr().err.splitlines()[1]
+    assert "pseudo-label pseudo: will be made anew" in capsys.readouterr().err.splitlines()[1]
     assert not (out / "retrained").exists()
 
 
@@ -262,6 +263,62 @@ def test_a_stopped_from_goes_on_and_a_finished_one_begins_anew(labelled_run, tmp
     assert (out / "retrained" / "model" / "model.safetensors").read_bytes() == whole
     run(recipe, out, start="retrain", until="retrain")
     assert "going on" not in capsys.readouterr().err
+
+
+def test_a_wrong_weight_file_costs_no_finished_model(labelled_run, tmp_path):
+    recipe, out = semi_recipe(labelled_run / "tiny_world"), copied_run(labelled_run, tmp_path)
+    wrong = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": str(tmp_path / "nope.pth")})})
+    before = (out / "student" / "model" / "model.safetensors").read_bytes()
+    for more in ({"again": True}, {"start": "student"}):
+        with pytest.raises(SemivssError, match=r"nope.pth"):
+            run(wrong, out, until="student", **more)
+        assert (out / "student" / "model" / "model.safetensors").read_bytes() == before
+    run(recipe, out, until="student")
+    labels = (out / "student" / "stamp.json").stat().st_mtime_ns
+    run(recipe, out, until="student", start="student")  # the first one made nothing, so this one begins
+    assert (out / "student" / "stamp.json").stat().st_mtime_ns != labels
+
+
+def test_another_class_table_is_another_training(labelled_run, tmp_path):
+    world, out = copied_world(labelled_run, tmp_path), tmp_path / "run"
+    recipe = semi_recipe(world, mode="supervised")
+    run(recipe, out, until="student")
+    classes = json.dumps({"others": "0", "red": "1", "blue": "2", "green": "3"})
+    (world / "label_num_dic_final.json").write_text(classes)
+    with pytest.raises(SemivssError, match=r"made with other inputs \(classes.train.0"):
+        run(recipe, out, until="student")
+    stamp = json.loads((out / "student" / "stamp.json").read_text())
+    (out / "student" / "stamp.json").write_text(json.dumps(stamp | {"finished": False}))  # as if it had been killed
+    with pytest.raises(SemivssError, match=r"classes.train.0"):
+        run(recipe, out, until="student")
+
+
+def test_video_without_masks_retrains_no_supervised_model(labelled_run, tmp_path):
+    world, out = copied_world(labelled_run, tmp_path), tmp_path / "run"
+    recipe = semi_recipe(world, mode="supervised")
+    run(recipe, out, until="student")
+    shutil.copytree(world / "data" / "a" / "origin", world / "data" / "d" / "origin")
+    (world / "train.txt").write_text("a\nb\nd\n")
+    run(recipe, out, until="student")
+
+
+def test_dry_run_says_what_would_stop(labelled_run, tmp_path, capsys):
+    recipe, out = semi_recipe(labelled_run / "tiny_world"), copied_run(labelled_run, tmp_path)
+    correct(out / "pseudo" / "a" / "00000000.png")
+    run(recipe, out, dry=True)
+    assert "retrain retrained: will stop:" in capsys.readouterr().err
+    run(recipe, out, dry=True, accept_edited=True)
+    assert "retrain retrained: to do" in capsys.readouterr().err
+    run(recipe, out, dry=True, start="pseudo-label")
+    assert "pseudo-label pseudo: will stop:" in capsys.readouterr().err
+    changed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lr": 1e-4})})
+    run(changed, out, dry=True, again=True)
+    said = capsys.readouterr().err
+    assert re.search(r"train: made with other inputs \(train.lr: .*\), will be made anew", said)
+    assert "pseudo-label pseudo: depends on what comes before it" in said
+    for option in ("start", "until"):
+        with pytest.raises(SemivssError, match=r"has no such stage; it has student, pseudo-label, retrain"):
+            run(recipe, out, dry=True, **{option: "teacher"})
 
 
 def test_nothing_is_cleared_under_another_process(labelled_run, tmp_path):

@@ -166,7 +166,8 @@ def check_classes(folder: Path, names: tuple[str, ...], label_set: LabelSet) -> 
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
-        raise DataError(f"{folder}: no finished pseudo labels there (no manifest.json); make them with semivss pseudo-label")
+        remedy = f"give {folder / 'pseudo'}" if (folder / "pseudo").is_dir() else "make them with semivss pseudo-label"
+        raise DataError(f"{folder}: no finished pseudo labels there (no manifest.json); {remedy}")
     try:
         manifest = dict(json.loads(path.read_bytes()))
         if manifest.get("kind") != KIND:

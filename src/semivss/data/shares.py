@@ -67,4 +67,6 @@ def _known(clip: Clip, index: int, policy: Policy) -> UInt8[np.ndarray, "N"]:
 
 def _nothing(datasets: Sequence[VideoDataset], masks: int) -> DataError:
     names = ", ".join(dataset.name for dataset in datasets)
+    if not masks:
+        return DataError(f"{names}: no labelled frame; give it masks (semivss data import --masks), or correct the list of labelled frames")
     return DataError(f"{names}: no labelled pixel in {masks} masks; correct the masks, the remap or the list of labelled frames")

@@ -103,7 +103,8 @@ def _write(
 
 
 def _clips(folder: PseudoFolder, dataset: VideoDataset) -> dict[str, Clip]:
-    check_classes(folder.folder, folder.label_set.names, dataset.label_set)
+    if any(clip.is_labelled(index) for clip in dataset.clips for index in range(len(clip.stems))):  # else it is there for its frames
+        check_classes(folder.folder, folder.label_set.names, dataset.label_set)
     clips = {clip.name: clip for clip in dataset.clips if clip.name in folder.stems}
     if not clips:
         raise DataError(

@@ -16,8 +16,8 @@ def render(found: Inspection, title: str) -> None:
     screen = Console(highlight=False)
     screen.print(title, style="bold", markup=False, soft_wrap=True)
     screen.print(_table("alpha", ((f"{row['alpha']:g}", row) for row in found.table)))
-    screen.print(_table("class", ((name, row) for name, row in found.classes.items() if row["share"])))
-    screen.print(_table("video", found.videos.items()))
+    screen.print(_table(f"class, alpha {found.alpha:g}", ((name, row) for name, row in found.classes.items() if row["share"])))
+    screen.print(_table(f"video, alpha {found.alpha:g}", found.videos.items()))
     for line in _notes(found):
         screen.print(line, markup=False, soft_wrap=True)
 
@@ -27,10 +27,12 @@ def _table(first: str, rows: Iterable[tuple[str, Mapping[str, float | None]]]) -
     from rich.text import Text
 
     table = Table(first)
-    for column in ("kept %", "accuracy %", "of the rest %"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, row in rows:
-        table.add_row(Text(name), *(_percent(row[key]) for key in ("kept", "accuracy", "accuracy_rest")))
+    listed, columns = list(rows), {"kept": "kept %", "accuracy": "accuracy %", "accuracy_rest": "of the rest %"}
+    shown = [key for key in columns if key == "kept" or any(row[key] is not None for _, row in listed)]  # no masks, no accuracies
+    for key in shown:
+        table.add_column(columns[key], justify="right", no_wrap=True)
+    for name, row in listed:
+        table.add_row(Text(name), *(_percent(row[key]) for key in shown))
     return table
 
 
@@ -44,6 +46,10 @@ def _notes(found: Inspection) -> Iterator[str]:
         names = {"accuracy_all": "all pixels", "accuracy_at_80": "the surest 80 %"}
         parts = [f"{name} {_percent(found.overall[key])} %" for key, name in names.items()]
         yield f"accuracy: {', '.join(parts)}; AUROC of right against wrong {_percent(found.overall['auroc'])} %."
+    if unused := [name for name, row in found.classes.items() if not row["share"]]:
+        yield f"no pixel was labelled {', '.join(unused)}."
+    if found.worst:
+        yield f"worst frames: {', '.join(found.worst)}."
     if found.defects:
         yield "masks left out: " + ", ".join(f"{kind} {count}" for kind, count in found.defects.items()) + "."
     if found.edited:

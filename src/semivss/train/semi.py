@@ -35,7 +35,7 @@ from semivss.train.contrast import Contrast, build_representation
 from semivss.train.method import Given
 from semivss.train.mixing import mix
 from semivss.train.previous import PreviousTeachers
-from semivss.train.threshold import alpha_at, cut
+from semivss.train.threshold import LEAST, alpha_at, cut
 
 IN_VAIN = 100  # batches in a row without a reliable pixel until retraining stops
 
@@ -264,10 +264,10 @@ class SemiSupervised:
         gamma = cut(self._semi.threshold, alpha, batch.labels, batch.doubt, classes, self._stored)
         low = entropy_percentile(batch.doubt, batch.labels, alpha) if self._semi.contrast.anchor_set == "code" else None
         targets = Targets(batch.strong, batch.labels, batch.doubt, gamma, low)
-        known = int((batch.labels != IGNORE).sum())
-        reliable = int((targets.split().labels != IGNORE).sum())
-        self._notes = {"reliable": reliable / max(known, 1), "alpha": alpha}
-        self._in_vain = 0 if reliable else self._in_vain + 1
+        known, reliable = batch.labels != IGNORE, targets.split().labels != IGNORE
+        self._notes = {"reliable": int(reliable.sum()) / max(int(known.sum()), 1), "alpha": alpha}
+        guessed = torch.ones_like(known) if self._stored is None else batch.doubt >= LEAST  # not labelled by a person
+        self._in_vain = self._in_vain + 1 if (known & guessed).any() and not (reliable & guessed).any() else 0
         train = self._recipe.train
         most = min(IN_VAIN, (train.steps - self._semi.supervised_steps) * train.accumulate)
         if self._in_vain >= most:
