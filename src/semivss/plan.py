@@ -152,8 +152,8 @@ def _no_corrections(folder: Path) -> None:
 
     if edited := corrections(folder):
         raise SemivssError(
-            f"{folder}: would be made anew, but holds {len(edited)} labels corrected by hand, the first is {edited[0]}; "
-            "move the folder away if they are no longer wanted, or use another --out"
+            f"{folder}: would be made anew, but holds {len(edited)} label{'s' * (len(edited) != 1)} corrected by hand, "
+            f"the first is {edited[0]}; move the folder away if they are no longer wanted, or use another --out"
         )
 
 

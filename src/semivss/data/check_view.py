@@ -25,7 +25,7 @@ def render(result: CheckResult) -> None:
             console.print(_class_table(split))
             absent = [name for index, name in enumerate(split.label_set.names) if not split.pixels[index]]
             if absent:
-                console.print(f"{len(absent)} classes never occur in {split.name}: {', '.join(absent)}", markup=False)
+                console.print(f"never seen in {split.name}: {', '.join(absent)}", markup=False)
     for note in result.notes:
         console.print(f"note: {note}", markup=False)
     for warning in result.warnings:

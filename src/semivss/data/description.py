@@ -117,7 +117,7 @@ def save_description(description: Description, path: Path) -> None:
     """Write the description in one step. Raises SemivssError when the folder cannot be written."""
     tree = description.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     tree["splits"] = description.model_dump(mode="json")["splits"]
-    head = "# A data set of semivss; paths are relative to this file. Look at it with: semivss data check " + FILE_NAME + "\n"
+    head = "# A data set of semivss; paths are absolute, or relative to this file. Look at it with: semivss data check " + FILE_NAME + "\n"
     atomic_bytes(path, (head + tomli_w.dumps(tree)).encode())
 
 
