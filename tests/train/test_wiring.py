@@ -85,7 +85,7 @@ def test_the_teacher_of_the_contrastive_loss_sees_the_crops_of_the_student(world
 def test_unreliable_pixels_are_the_negatives_of_the_contrastive_loss(world, tmp_path, seen):
     train(recipe(world), tmp_path / "out", given=Given(None, None))
     for cells, targets in zip(seen.cells, seen.targets, strict=True):
-        split = targets.split()
+        split = targets.split
         size = (cells.labels.shape[1], cells.labels.shape[2])
         assert 0.3 < float(split.unreliable.float().mean()) < 0.7  # alpha 50 of each batch
         assert cells.unsure[2:].equal(nearest(split.unreliable, size))

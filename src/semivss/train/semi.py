@@ -108,6 +108,7 @@ class Targets:
         """Those of the first crops, under the whole batch's thresholds."""
         return Targets(self.strong[:, :crops], self.labels[:crops], self.doubt[:crops], self.gamma, self.low)
 
+    @functools.cached_property
     def split(self) -> Split:
         """Reliable labels, and where they are not."""
         return split_labels(self.labels, self.doubt, self.gamma)
@@ -144,7 +145,7 @@ class SemiObjective(nn.Module):
             alter = functools.partial(deal_out_channels, dealt=dealt, generator=generator)
         output = self.segmenter(torch.cat([frames, *targets.strong]), alter)
         terms = supervised_loss(take_images(output, slice(len(frames))), labels, settings, generator)
-        split = targets.split()
+        split = targets.split
         for view in range(views):
             own = slice(len(frames) + view * crops, len(frames) + (view + 1) * crops)
             for name, term in unsupervised_loss(take_images(output, own), split, settings, self._semi, generator).items():
@@ -264,7 +265,7 @@ class SemiSupervised:
         gamma = cut(self._semi.threshold, alpha, batch.labels, batch.doubt, classes, self._stored)
         low = entropy_percentile(batch.doubt, batch.labels, alpha) if self._semi.contrast.anchor_set == "code" else None
         targets = Targets(batch.strong, batch.labels, batch.doubt, gamma, low)
-        known, reliable = batch.labels != IGNORE, targets.split().labels != IGNORE
+        known, reliable = batch.labels != IGNORE, targets.split.labels != IGNORE
         self._notes = {"reliable": int(reliable.sum()) / max(int(known.sum()), 1), "alpha": alpha}
         guessed = torch.ones_like(known) if self._stored is None else batch.doubt >= LEAST  # not labelled by a person
         self._in_vain = self._in_vain + 1 if (known & guessed).any() and not (reliable & guessed).any() else 0
