@@ -2,6 +2,8 @@
 
 import csv
 import itertools
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from semivss.errors import DataError, SemivssError, WeightsError
 from semivss.losses.matcher import NonFiniteCost
 from semivss.models.segmenter import Segmenter
 from semivss.plan import retraining_recipe, supervised_recipe
-from semivss.settings import Teacher
+from semivss.settings import Teacher, Threshold
 from semivss.tensors import IGNORE
 from semivss.train.contrast import Contrast
 from semivss.train.loop import train
