@@ -32,7 +32,6 @@ KIND = "pseudo labels"  # what the manifest says it is one of
 HISTOGRAM = "histogram.npz"
 ENTROPY, TOP, CONFIDENCE = "entropy", "top_classes", "confidence"  # folders beside those of the videos
 _AGAIN = "label again: semivss run with --again, or the same semivss pseudo-label command"
-_COMPARED: dict[Path, tuple[bytes, list[str]]] = {}  # folder -> sizes and times of its files when they were compared, and which differed
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,21 +182,24 @@ def _is_label(path: Path) -> bool:
     return path.suffix == ".png" and path.parts[0] not in (ENTROPY, CONFIDENCE, TOP)
 
 
-def _changed(folder: Path, files: list[dict[str, Any]]) -> list[str]:
+def _changed(folder: Path, files: list[dict[str, Any]]) -> tuple[str, ...]:
     """Paths of files whose content is not the recorded one. Raises DataError for a file that is gone.
 
-    A run opens a folder several times: files are read again only where a size or time of change is another one since.
+    A run opens a folder several times: files are read again only where a size or a time of change is another one since.
     """
-    seen = hashlib.sha256()
+    state = hashlib.sha256()
     for entry in files:
-        path = folder / entry["path"]
         with contextlib.suppress(OSError):
-            state = path.stat()
-            seen.update(f"{entry['path']} {entry['sha256']} {state.st_size} {state.st_mtime_ns} {state.st_ino}\n".encode())
-    known = _COMPARED.get(folder.absolute())
-    if known is not None and known[0] == seen.digest():
-        return known[1]
+            found = (folder / entry["path"]).stat()
+            state.update(f"{entry['path']} {entry['sha256']} {found.st_size} {found.st_mtime_ns} {found.st_ino}\n".encode())
+    return _compared(folder.absolute(), state.digest())
+
+
+@functools.lru_cache(maxsize=8)
+def _compared(folder: Path, state: bytes) -> tuple[str, ...]:
+    """What `_changed` returns, for files of this `state`."""
     changed = []
+    files = _manifest(folder)["files"]
     for entry in track(files, "check pseudo labels", total=len(files), unit="files"):
         path = folder / entry["path"]
         try:
@@ -206,8 +208,7 @@ def _changed(folder: Path, files: list[dict[str, Any]]) -> list[str]:
             raise DataError(f"{path}: incomplete pseudo labels, the file cannot be read ({error.strerror}); {_AGAIN}") from error
         if not same:
             changed.append(entry["path"])
-    _COMPARED[folder.absolute()] = (seen.digest(), changed)
-    return changed
+    return tuple(changed)
 
 
 def _histogram(path: Path, sha256: str, num_classes: int) -> Int64[np.ndarray, "C 4096"]:
