@@ -24,7 +24,7 @@ class Redo:
 
     def is_done(self, folder: Path) -> bool:
         """Whether the stage of that folder has been cleared by this call or by one that it repeats."""
-        return folder.as_posix() in self._cleared
+        return self._name(folder) in self._cleared
 
     def wait(self, folder: Path) -> None:
         """Come back when the first process has cleared the stage; if it fails, the launcher ends all processes."""
@@ -33,13 +33,17 @@ class Redo:
 
     def note(self, folder: Path) -> None:
         """Keep that it has been cleared."""
-        self._cleared.append(folder.as_posix())
+        self._cleared.append(self._name(folder))
         atomic_json(self._path, {"from": self._start, "cleared": self._cleared})
 
     def forget(self, folder: Path) -> None:
         """Keep that nothing came of it."""
-        self._cleared.remove(folder.as_posix())
+        self._cleared.remove(self._name(folder))
         atomic_json(self._path, {"from": self._start, "cleared": self._cleared})
+
+    def _name(self, folder: Path) -> str:
+        """The same however the run folder is spelled."""
+        return folder.relative_to(self._path.parent).as_posix()
 
     def finish(self) -> None:
         """The run has come to its end: the same call would begin anew."""

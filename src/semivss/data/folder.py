@@ -42,8 +42,8 @@ def read_folder(path: Path | str, split: str, *, labelled: str | None = None, po
         DataError: the description, a folder or a list is missing or wrong; the message names it.
     """
     file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
-    if not file.parent.is_dir():
-        raise DataError(f"{file.parent}: no such folder; correct the path of the data set")
+    if not Path(path).exists():
+        raise DataError(f"{path}: no such folder; correct the path of the data set")
     if not file.is_file():
         raise DataError(f"{file}: no description of the data set; write it with `semivss data import FRAMES OUT --masks ... --classes ...`")
     return open_description(load_description(file), file, split, labelled=labelled, policy=policy)

@@ -42,8 +42,8 @@ class Contrast:
             self._window = RankWindow.scaled(classes, settings.low_rank, settings.high_rank)
         except ValueError as error:
             raise RecipeError(
-                f"semi.contrast: the ranks {settings.low_rank} to {settings.high_rank} leave nothing to contrast among {classes} classes; "
-                "lower low_rank, or leave it out"
+                f"semi.contrast: nothing to contrast among {classes} classes ({error}); leave out low_rank and high_rank, "
+                "or with a single class set semi.contrast.weight = 0"
             ) from error
         self._bank = MemoryBank(classes, settings.channels, settings.bank, most=settings.keys, device=device)
         self._prototypes = MomentumPrototypes(classes, settings.channels, device=device) if settings.prototypes else None
