@@ -1,28 +1,29 @@
 """The runner of the published tables: what its cells are made of, and its statistics."""
 
 import argparse
-import dataclasses
-import importlib.util
+import importlib
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-PATH = Path(__file__).parents[1] / "benchmarks" / "ablation.py"
-spec = importlib.util.spec_from_file_location("ablation", PATH)
-ablation = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(ablation)
-OPTIONS = argparse.Namespace(override=[])
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # scripts, no package
+ablation, groups, scoring, statistics = map(
+    importlib.import_module, ("ablation", "ablations.groups", "ablations.scoring", "ablations.statistics")
+)
 
 
 def recipe(group: str, mode: str, tmp_path: Path, subset: int = 0):
-    name = list(ablation.GROUPS[group].subsets)[subset]
-    overrides = ablation.overrides_of(ablation.Cell(group, name, mode, 3), OPTIONS, tmp_path / "none.jsonl")
-    return ablation.resolved(ablation.GROUPS[group].recipe, overrides)
+    name = list(groups.GROUPS[group].subsets)[subset]
+    options = argparse.Namespace(override=[], runs=tmp_path)
+    overrides = ablation.overrides_of(groups.Cell(group, name, mode, 3), options, tmp_path / "none.jsonl")
+    return ablation.resolved(groups.GROUPS[group].recipe, overrides)
 
 
-@pytest.mark.parametrize("group", [name for name in ablation.GROUPS if "all labels" in ablation.GROUPS[name].modes])
+@pytest.mark.parametrize("group", [name for name in groups.GROUPS if "all labels" in groups.GROUPS[name].modes])
 def test_all_labels_means_all(group, tmp_path):
     few, every = (recipe(group, mode, tmp_path) for mode in ("online", "all labels"))
     source = every.data.train[0]
@@ -43,50 +44,88 @@ def test_the_modes_of_the_paper_have_its_settings(tmp_path):
     assert recipe("toy", "offline, by class, aligned", tmp_path).pseudo.align == 1
 
 
-@pytest.mark.parametrize("group", ablation.GROUPS)
+@pytest.mark.parametrize("group", groups.GROUPS)
 def test_every_cell_resolves(group, tmp_path):
-    for subset in range(len(ablation.GROUPS[group].subsets)):
-        for mode in ablation.GROUPS[group].modes:
-            if mode != ablation.EQUAL_CPU:
+    for subset in range(len(groups.GROUPS[group].subsets)):
+        for mode in groups.GROUPS[group].modes:
+            if mode != groups.EQUAL_CPU:
                 recipe(group, mode, tmp_path, subset)
 
 
 def test_what_is_scored_in_full():
-    toy, camvid = (ablation.Cell(group, next(iter(ablation.GROUPS[group].subsets)), "online", 0) for group in ("toy", "camvid"))
+    toy, camvid = (groups.Cell(group, next(iter(groups.GROUPS[group].subsets)), "online", 0) for group in ("toy", "camvid"))
     assert ablation.is_scored_in_full(toy)
     assert ablation.is_scored_in_full(camvid)
-    assert not ablation.is_scored_in_full(dataclasses.replace(camvid, mode="all labels"))
-    assert not ablation.is_scored_in_full(dataclasses.replace(camvid, subset="clips_1_32 seed 1"))
-    assert ablation.spread([1.0, 3.0], of=3) == "2.0 ± 1.4 (of 2)"
+    fractions = groups.Cell("camvid_fractions", "clips_1_8 seed 0", "online", 0)
+    assert not ablation.is_scored_in_full(fractions)
+    assert statistics.spread([1.0, 3.0], of=3) == "2.0 ± 1.4 (of 2)"
 
 
 def row(mode: str, right: list[int], seed: int = 0) -> dict:
     """Two classes, a clip for each number: so many of 10 pixels of either class are right."""
-    counts = {f"clip{n}": [[k, 10 - k, 0], [10 - k, k, 0], [0, 0, 0]] for n, k in enumerate(right)}
+    clips = {f"clip{n}": [[k, k], [10, 10], [10, 10]] for n, k in enumerate(right)}
     single = float(np.mean(right))
-    return {"subset": "s", "seed": seed, "mode": mode, "single_counts": counts, "single": single, "cpu_seconds": seed + 1.0}
+    return {"subset": "s", "seed": seed, "mode": mode, "clips": clips, "single": single, "cpu_seconds": seed + 1.0}
+
+
+def pairs(rows: list[dict]) -> list:
+    return statistics.pairs_of(rows, "online", groups.CONTROL)
 
 
 def test_intervals_are_of_paired_differences():
-    control = [row(ablation.CONTROL, [5, 7, 3, 5], seed) for seed in range(2)]
+    control = [row(groups.CONTROL, [5, 7, 3, 5], seed) for seed in range(2)]
     better = [row("online", [7, 9, 5, 7], seed) for seed in range(2)]
-    low, high = ablation.clip_interval(ablation.pairs_of(control + better, "online"))
+    low, high = statistics.clip_interval(pairs(control + better))
     assert 10 < low < high < 40  # every clip gains, whatever it shows
-    low, high = ablation.clip_interval(ablation.pairs_of([*control, row("online", [5, 7, 3, 5])], "online"))
+    low, high = statistics.clip_interval(pairs([*control, row("online", [5, 7, 3, 5])]))
     assert low == high == 0
-    assert ablation.clip_interval(ablation.pairs_of([row(ablation.CONTROL, [5, 5]), row("online", [6, 6])], "online")) is None
+    assert statistics.clip_interval(pairs([row(groups.CONTROL, [5, 5]), row("online", [6, 6])])) is None
+
+
+def test_pixels_of_clips_give_the_miou_of_the_whole():
+    tally, generator = scoring.Tally(3), np.random.default_rng(0)
+    for clip in ("a", "b"):
+        tally.begin(clip)
+        truth, guess = (generator.integers(3, size=(4, 9)).astype(np.uint8) for _ in range(2))
+        truth[0, 0] = 255
+        tally.update(truth, guess)
+    assert statistics.miou(np.sum(list(tally.pixels().values()), 0)) == pytest.approx(tally.miou(), abs=0.005)
+    assert statistics.miou([[1, 0], [2, 0], [3, 1]]) == 25  # a class that truth never shows is left out
+
+
+def test_the_table_names_what_was_not_run(capsys):
+    rows = [row(groups.CONTROL, [5, 7, 3]), row("online", [7, 9, 5])]
+    statistics.print_table(rows, (groups.CONTROL, "online", "offline"), (groups.CONTROL, groups.EQUAL_CPU))
+    lines = capsys.readouterr().out.splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert "| offline | not run" in lines[-1]
+    assert "+2.0" in lines[-2]
+    assert "1 of 1" in lines[-2]
+
+
+@pytest.mark.skipif("SEMIVSS_CAMVID" not in os.environ, reason="needs SEMIVSS_CAMVID")
+def test_a_held_out_video_is_neither_labelled_nor_unlabelled(tmp_path):
+    subset = groups.held_out("clips_1_32_seed0", "0016E5_a")
+    values = [override.split("=", 1)[1] for override in groups.held_out_lists(subset.few, tmp_path)]
+    labelled, unlabelled, videos, test = (Path(value).read_text().split() for value in values[:4])
+    assert len(labelled) == 11
+    assert len(unlabelled) == 367 - 11 - 68
+    assert not any("0016E5_a" in line for line in labelled + unlabelled + videos)
+    assert len(test) == 34
+    assert all(line.startswith("0016E5_a/") for line in test)
 
 
 def test_equal_cpu_takes_the_time_of_the_newest_row(tmp_path):
     results = tmp_path / "rows.jsonl"
-    name = next(iter(ablation.GROUPS["toy"].subsets))
-    for mode, seconds in (("online", 500), (ablation.CONTROL, 100), ("online", 250)):
-        ablation.emit(ablation.Cell("toy", name, mode, 0).key() | {"overrides": [], "cpu_seconds": seconds}, results)
+    name = next(iter(groups.GROUPS["toy"].subsets))
+    for mode, seconds in (("online", 500), (groups.CONTROL, 100), ("online", 250)):
+        ablation.emit(groups.Cell("toy", name, mode, 0).key() | {"overrides": [], "cpu_seconds": seconds}, results)
     assert [json.loads(line)["cpu_seconds"] for line in results.read_text().splitlines()] == [500, 100, 250]
-    overrides = ablation.overrides_of(ablation.Cell("toy", name, ablation.EQUAL_CPU, 0), OPTIONS, results)
+    options = argparse.Namespace(override=[], runs=tmp_path)
+    overrides = ablation.overrides_of(groups.Cell("toy", name, groups.EQUAL_CPU, 0), options, results)
     assert overrides[-1] == "semi.train.steps=2000"  # 2.5 times the group's 800
 
 
 def test_a_setting_at_its_default_changes_no_fingerprint():
-    one, same, other = (ablation.resolved(ablation.MASKS, more) for more in ([], ["pseudo.align=0"], ["pseudo.align=1"]))
+    one, same, other = (ablation.resolved(groups.MASKS, more) for more in ([], ["pseudo.align=0"], ["pseudo.align=1"]))
     assert ablation.fingerprint(one) == ablation.fingerprint(same) != ablation.fingerprint(other)
