@@ -101,15 +101,16 @@ def run_chain(group: str, subset: str, seed: int, options: argparse.Namespace, r
         semivss(out, GROUPS[group].recipe, overrides, "student" if mode in (STUDENT, EVERYTHING) else "retrain")
         row = cell.key() | {"overrides": options.override, "settings": settings}
         shown = {"in_full": is_scored_in_full(cell), "validation": GROUPS[group].validation}
-        emit(row | measured(out, folder_of(out, mode), **shown), results)
+        emit(row | measured(out, *folders_of(out, mode), **shown), results)
 
 
-def folder_of(out: Path, mode: str) -> str:
-    """The model that a cell is about."""
+def folders_of(out: Path, mode: str) -> tuple[str, str]:
+    """The model that a cell is about, and the teacher that joins it in the ensemble."""
     from semivss.layout import final_models
     from semivss.recipe import load_recipe
 
-    return "student" if mode in (STUDENT, EVERYTHING) else final_models(load_recipe(out / "recipe.toml"))[-1]
+    teacher, student = final_models(load_recipe(out / "recipe.toml"))
+    return ("student", "teacher") if mode in (STUDENT, EVERYTHING) else (student, teacher)
 
 
 def is_scored_in_full(cell: Cell) -> bool:

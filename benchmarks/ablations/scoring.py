@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 
-def measured(out: Path, folder: str, *, in_full: bool, validation: bool) -> dict[str, Any]:
+def measured(out: Path, folder: str, teacher: str, *, in_full: bool, validation: bool) -> dict[str, Any]:
     """Scores of the model `out`/`folder` on the test clips, and its cost.
 
     Args:
         out: a run folder.
         folder: of the model in it.
+        teacher: folder of the other model, if the run has one.
         in_full: also with the recipe's views, and with the teacher.
         validation: also on the validation video.
     """
@@ -26,8 +27,8 @@ def measured(out: Path, folder: str, *, in_full: bool, validation: bool) -> dict
     torch.set_num_threads(1)  # as the runs have it
     recipe = load_recipe(out / "recipe.toml")
     models = [Segmenter.from_pretrained(out / folder / "model")]
-    if in_full and (out / "teacher").is_dir():
-        models.append(Segmenter.from_pretrained(out / "teacher" / "model"))
+    if in_full and (out / teacher).is_dir():
+        models.append(Segmenter.from_pretrained(out / teacher / "model"))
     views = {"single": (View(base=recipe.predict.views.base),)} | ({"tta": views_from(recipe.predict.views)} if in_full else {})
     row: dict[str, Any] = {"recipe": recipe.digest(), "cpu_seconds": cpu_seconds(out / folder / "metrics.csv")}
     for kind, chosen in views.items():
