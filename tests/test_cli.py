@@ -70,7 +70,7 @@ def test_wrong_paths_are_told_before_torch_is_loaded(tmp_path):
     (run / "student" / "model" / "config.json").write_text("{}")
     frames = tmp_path / "frames"
     frames.mkdir()
-    later = ("-o", f"data.train.0.path={frames}", "-o", 'data.test=[{kind="folder", path="$SEMIVSS_TEST_NOT_SET"}]')
+    later = ("-o", "data.train.0.kind=toy", "-o", 'data.test=[{kind="folder", path="$SEMIVSS_TEST_NOT_SET"}]')
     mistakes = {
         ("train", recipe, "--out", new): "data path $SEMIVSS_NOT_SET: the variable is not set",
         ("run", recipe, "--out", new): "data path $SEMIVSS_NOT_SET: the variable is not set",

@@ -49,7 +49,7 @@ def test_a_kill_while_a_folder_is_put_aside_leaves_no_half_of_it(tmp_path, monke
         with pytest.raises(KeyboardInterrupt):
             other.is_done(again=True)
     assert not (tmp_path / "student").exists()
-    assert other.state() == "to do"
+    assert other.verdict().kind == "to do"
     assert not other.is_done(again=False)
     (tmp_path / "student" / "last.ckpt").write_text("new")
     other.finish()
@@ -59,7 +59,7 @@ def test_a_kill_while_a_folder_is_put_aside_leaves_no_half_of_it(tmp_path, monke
 def test_a_folder_whose_stamp_is_gone_is_of_unknown_making(tmp_path):
     stage = made(tmp_path / "student", lr="1")
     (tmp_path / "student" / "stamp.json").unlink()
-    assert stage.state() == "its stamp is gone, needs --again"
+    assert stage.verdict().text(again=False) == "its stamp is gone, needs --again"
     with pytest.raises(SemivssError, match=r"its stamp is gone.*--again"):
         stage.is_done(again=False)
     assert (tmp_path / "student" / "last.ckpt").is_file()
@@ -75,8 +75,51 @@ def test_a_guard_is_asked_before_a_stamp_is_changed(tmp_path):
         asked.append(list(changed))
         raise SemivssError("no")
 
-    stage = Stage("label", tmp_path / "pseudo", {"frames": "1", "views": "2"}, guard, piecewise=True)
+    stage = Stage("label", tmp_path / "pseudo", {"frames": "1", "views": "2"}, guard)
     with pytest.raises(SemivssError, match="no"):
         stage.is_done(again=True)
     assert asked == [["views"]]
     assert Stage("label", tmp_path / "pseudo", {"frames": "1", "views": "1"}).is_done(again=False)
+
+
+def test_a_finished_model_is_not_given_up_for_one_that_was_only_begun(tmp_path):
+    first = made(tmp_path / "student", lr="1")
+    for rate in ("2", "3"):  # two changes in a row, each stopped after it had written something
+        other = Stage("train", tmp_path / "student", {"lr": rate})
+        assert not other.is_done(again=True)
+        (tmp_path / "student" / "last.ckpt").write_text("half")
+        assert not other.restore()
+    assert first.is_done(again=False)  # the change was taken back
+    assert (tmp_path / "student" / "last.ckpt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+def labelled(folder: Path) -> Stage:
+    """A finished piecewise stage with one file."""
+    stage = Stage("label", folder, {"views": "1"}, piecewise=True)
+    assert not stage.is_done(again=False)
+    (folder / "one.png").write_text("1")
+    (folder / "manifest.json").write_text('{"files": [{"path": "one.png"}], "histogram": {"path": "histogram.npz"}}')
+    (folder / "histogram.npz").write_text("")
+    stage.finish()
+    assert stage.verdict().kind == "done"
+    return stage
+
+
+def test_what_another_command_has_made_of_a_folder_is_noticed(tmp_path):
+    stage = labelled(tmp_path / "pseudo")
+    manifest = tmp_path / "pseudo" / "manifest.json"
+    content = manifest.read_text()
+    manifest.write_text(content + " ")
+    with pytest.raises(SemivssError, match=r"made over by another command.*--again"):
+        stage.is_done(again=False)
+    manifest.write_text(content)
+    assert stage.is_done(again=False)
+    for name in ("one.png", "histogram.npz", "manifest.json"):
+        (tmp_path / "pseudo" / name).rename(tmp_path / name)
+        with pytest.raises(SemivssError, match=rf"{name} is gone.*--again"):
+            stage.is_done(again=False)
+        (tmp_path / name).rename(tmp_path / "pseudo" / name)
+    (tmp_path / "pseudo" / "one.png").unlink()
+    assert not stage.is_done(again=True)
+    assert manifest.is_file()  # what is there stays: the work goes through it by itself

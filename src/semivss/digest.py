@@ -1,10 +1,23 @@
-"""A file in, its SHA-256 out."""
+"""A file or a model folder in, its SHA-256 out."""
 
 import hashlib
 from pathlib import Path
+
+from semivss.atomic import newest
+from semivss.errors import SemivssError
 
 
 def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read piece by piece. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of a model folder: its weights, and the settings and classes they are read with. Raises SemivssError where there is none."""
+    digest = hashlib.sha256()
+    for path in (newest(folder, name) for name in ("model.safetensors", "config.json")):
+        if not path.is_file():
+            raise SemivssError(f"{path}: missing; train the model, in a run with --from and the stage of that folder")
+        digest.update(file_sha256(path).encode())
+    return digest.hexdigest()

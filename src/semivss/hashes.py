@@ -4,7 +4,6 @@ import hashlib
 import itertools
 from pathlib import Path
 
-from semivss.atomic import newest
 from semivss.data.clips import VideoDataset
 from semivss.data.policy import read_labels
 from semivss.data.pseudo import open_pseudo
@@ -12,19 +11,11 @@ from semivss.digest import file_sha256
 from semivss.errors import SemivssError
 
 
-def weights_hash(folder: Path) -> str:
-    """SHA-256 of a model folder's weights."""
-    weights = newest(folder, "model.safetensors")
-    if not weights.is_file():
-        raise SemivssError(f"{weights}: missing; train the model, in a run with --from and the stage of that folder")
-    return file_sha256(weights)
-
-
 def pseudo_hash(folder: Path) -> str:
     """SHA-256 over the manifest and what became of its files since: another one when labels were corrected by hand."""
     path = folder / "manifest.json"
     if not path.is_file():
-        raise SemivssError(f"{folder}: no finished pseudo labels there; run the stage pseudo-label first")
+        raise SemivssError(f"{folder}: no finished pseudo labels there; run the stage pseudo-label again: --again")
     opened = open_pseudo(folder, accept_edited=True)
     digest = hashlib.sha256(path.read_bytes())
     for name in opened.edited:

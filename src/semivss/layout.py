@@ -21,9 +21,16 @@ def retrained(recipe: Recipe, number: int) -> dict[str, str]:
     return ({"teacher": _numbered("retrained_teacher", number)} if both else {}) | {"student": _numbered("retrained", number)}
 
 
+def controls(recipe: Recipe) -> dict[str, str]:
+    """Training folders of the students that are there for comparison, by what `semi.controls` calls them."""
+    folders = {"supervised": "control", "no_contrast": "retrained_no_contrast"}
+    return {name: folders[name] for name in recipe.semi.controls} if recipe.semi else {}
+
+
 def trained(recipe: Recipe) -> list[str]:
-    """All training folders in the order of their making."""
-    return [*supervised(recipe).values(), *(folder for number in rounds(recipe) for folder in retrained(recipe, number).values())]
+    """All training folders, for people: the supervised models, the controls, what retraining made of the models."""
+    later = (folder for number in rounds(recipe) for folder in retrained(recipe, number).values())
+    return [*supervised(recipe).values(), *controls(recipe).values(), *later]
 
 
 def final_models(recipe: Recipe) -> list[str]:
@@ -60,6 +67,9 @@ def plain_name(recipe: Recipe, folder: str) -> str:
     role = "teacher" if "teacher" in folder else "student"
     if folder in supervised(recipe).values():
         return f"{role}, labelled frames only"
+    if folder in controls(recipe).values():
+        how = "as many steps again on labelled frames" if folder == controls(recipe).get("supervised") else "retrained without L_c"
+        return f"student, {how}"
     for number in rounds(recipe):
         if folder in retrained(recipe, number).values():
             how = "trained on without pseudo labels" if recipe.semi and recipe.semi.mode == "supervised" else "retrained"

@@ -4,16 +4,19 @@ Without a [semi] section that is train, predict, score and report. A finished st
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from semivss import layout
 from semivss.atomic import atomic_bytes, atomic_json
-from semivss.data.source import demand_folders, open_source
-from semivss.errors import SemivssError
-from semivss.hashes import split_hash, weights_hash
+from semivss.data.clips import VideoDataset
+from semivss.data.source import open_source, open_sources, open_unlabelled, same_classes
+from semivss.digest import weights_hash
+from semivss.errors import DataError, SemivssError
+from semivss.hashes import split_hash
 from semivss.lock import locked
 from semivss.metrics.score import Missing
 from semivss.metrics.scores import Scores
@@ -21,8 +24,7 @@ from semivss.plan import STAGES, Step, plan
 from semivss.progress import say
 from semivss.recipe import Recipe, dump_recipe, evaluation_sets, load_recipe
 from semivss.redo import Redo
-from semivss.settings import Source
-from semivss.stage import is_main_process, versions, was_finished
+from semivss.stage import Verdict, is_main_process, versions
 
 
 def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:
@@ -63,16 +65,22 @@ def run(
     for option, stage in (("--from", start), ("--until", until)):
         if stage not in (None, "score", "report", *(step.name for step in steps)):
             raise SemivssError(f"{option} {stage}: {recipe.name} has no such stage; it has {', '.join(_names(steps))}")
+    if start and not _is_before_end(start, until):
+        raise SemivssError(f"--from {start} --until {until}: {until} comes before {start}; swap them or leave one out")
     steps = [step for step in steps if _is_before_end(step.name, until)]
     if dry:
+        check_data(recipe, {step.name for step in steps})
         forecast(steps, start, again)
         return
     with locked(out) if is_main_process() else contextlib.nullcontext():
-        redo = Redo(out, start)
-        for step in steps if is_main_process() else _up_to_the_last_training(steps):
-            execute(step, out, recipe, again=again, redo=redo if _is_from(step.name, start) else None, reads=_read_by(steps, recipe))
-        _keep_recipe(recipe, out)
+        if is_main_process():
+            check_data(recipe, {step.name for step in steps})
+            clear_leftovers(out)
+        redo = Redo(out, start, recipe.digest())
+        for number, step in enumerate(steps if is_main_process() else _up_to_the_last_training(steps)):
+            execute(step, out, recipe, steps[number + 1 :], again=again, redo=redo if _is_from(step.name, start) else None)
         if is_main_process() and _is_before_end("score", until):
+            _keep_recipe(recipe, out)
             score_stage(recipe, out)
         if is_main_process() and _is_before_end("report", until):
             report_stage(out)
@@ -80,24 +88,58 @@ def run(
             redo.finish()
 
 
-def execute(step: Step, out: Path, recipe: Recipe, *, again: bool = False, redo: Redo | None = None, reads: Sequence[Source] = ()) -> None:
+def check_data(recipe: Recipe, stages: Set[str]) -> None:
+    """Open every data set that these stages read, before the first of them takes its time. Masks and frames are not read.
+
+    Raises:
+        SemivssError: a data set is not there or not of its kind, has other classes than the training data, or no mask to evaluate on.
+    """
+    data, training = recipe.data, stages & {"teacher", "student", "retrain"}
+    first = None
+    if training:
+        first = open_sources(data.train, data.policy)[0]
+    for name, source in evaluation_sets(recipe).items():
+        if ("predict" in stages) or (training and name == "val"):
+            dataset = open_source(source, data.policy)
+            if first is not None and has_masks(dataset):
+                same_classes(first, dataset)
+            if name == "val" and not has_masks(dataset):
+                raise DataError(f"{dataset.name}: data.val has no mask to evaluate on; give a split with masks, or leave data.val out")
+    if stages & {"pseudo-label", "retrain"} and recipe.semi is not None and recipe.semi.mode != "supervised":
+        open_unlabelled(data.unlabelled, data.policy)
+
+
+def has_masks(dataset: VideoDataset) -> bool:
+    """Whether any frame is labelled."""
+    return any(clip.is_labelled(index) for clip in dataset.clips for index in range(len(clip.stems)))
+
+
+def clear_leftovers(out: Path) -> None:
+    """Delete the temporary files of writers that were killed; none can be alive while the run folder is ours."""
+    for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp"):  # the stages look after what lies deeper
+        for rest in out.glob(pattern):
+            rest.unlink(missing_ok=True)
+
+
+def execute(step: Step, out: Path, recipe: Recipe, later: Sequence[Step] = (), *, again: bool = False, redo: Redo | None = None) -> None:
     """Do one step unless it is done; every process must call it. With `redo` what was done is cleared first, and noted there.
 
     Raises:
-        SemivssError: one of the data sets `reads`, which this step or a later one needs, is not there; or as the step's work does.
+        SemivssError: making it, or labelling anew what one of the steps `later` has labelled, would cost corrections by hand; or as the
+            step's work does.
     """
     if redo is not None and not is_main_process():
         redo.wait(step.folder)
     if not (step.together or is_main_process()):
         step.stage().wait()  # what comes next is made of it
         return
-    clear = redo is not None and not redo.is_done(step.folder) and is_main_process()
-    if clear or not was_finished(step.folder):
-        demand_folders(reads)  # before one of them is opened, or anything cleared
     stage = step.stage()
-    if not stage.state().startswith("done"):
-        demand_folders(reads)
+    clear = redo is not None and not redo.is_done(step.folder) and is_main_process()
+    if clear or will_change(stage.verdict(), again):
+        for other in later:
+            other.ask_about_corrections()
     if redo is not None and clear:
+        stage.ask(list(stage.inputs))
         stage.clear()
         redo.note(step.folder)
     if stage.is_done(again, anew=redo is not None):
@@ -112,44 +154,37 @@ def execute(step: Step, out: Path, recipe: Recipe, *, again: bool = False, redo:
     stage.finish()
 
 
+def will_change(verdict: Verdict, again: bool) -> bool:
+    """Whether a run would make the stage, now or in part."""
+    return verdict.kind != "done" and (verdict.kind != "other" or again)
+
+
 def _up_to_the_last_training(steps: Sequence[Step]) -> Sequence[Step]:
     """What the processes beside the first have to see."""
     return steps[: max((number for number, step in enumerate(steps, 1) if step.together), default=0)]
-
-
-def _read_by(steps: Sequence[Step], recipe: Recipe) -> list[Source]:
-    """The data sets that these steps read."""
-    names, data = {step.name for step in steps}, recipe.data
-    found: list[Source] = []
-    if names & {"teacher", "student", "retrain"}:
-        found += [*data.train, *([data.val] if data.val else ())]
-    if names & {"pseudo-label", "retrain"} and recipe.semi is not None and recipe.semi.mode != "supervised":
-        found += data.unlabelled
-    return found + (list(evaluation_sets(recipe).values()) if "predict" in names else [])
 
 
 def forecast(steps: Sequence[Step], start: str | None, again: bool = False) -> None:
     """Say of each step whether it would be done, skipped or refused. What is made of something that is still to be made is not known."""
     changing = False
     for step in steps:
-        redo = _is_from(step.name, start)
         if changing and step.name not in ("teacher", "student"):  # these are made of the recipe's data alone
-            state = "depends on what comes before it" if was_finished(step.folder) else "to do, after what comes before it"
+            state = _refusal(step.ask_about_corrections) or "to do, after what comes before it"
         else:
-            state = "will be made anew" if redo else step.stage().state(again)
-            state = _refused(step, redo) or state
-        changing = changing or not state.startswith("done")
+            stage, redo = step.stage(), _is_from(step.name, start)
+            verdict = stage.verdict()
+            state = "will be made anew" if redo else verdict.text(again)
+            if redo or verdict.kind != "done":
+                changing = True
+                state = _refusal(partial(stage.ask, list(stage.inputs) if redo else verdict.changed)) or state
         say(f"{step.title}: {state} ({step.folder})")
     say("score and report are always made anew")
 
 
-def _refused(step: Step, redo: bool) -> str:
-    """Why the step would stop, as far as its guard can tell; empty if it would not."""
-    stage = step.stage()
-    if step.guard is None or (not redo and stage.state().startswith("done")):
-        return ""
+def _refusal(question: Callable[[], None]) -> str:
+    """Why a step would stop, as far as its guard can tell; empty if it would not."""
     try:
-        step.guard(list(stage.inputs) if redo else [])
+        question()
     except SemivssError as error:
         return f"will stop: {error}"
     return ""
@@ -178,6 +213,9 @@ def score_stage(recipe: Recipe, out: Path) -> None:
     rows: dict[str, dict[str, Any]] = {}
     for name, source in evaluation_sets(recipe).items():
         dataset = open_source(source, policy)
+        if not has_masks(dataset):
+            say(f"{name}: no masks, so its predictions are not scored ({out / 'predictions' / name})")
+            continue
         for entry in layout.compared(recipe):
             rows.setdefault(entry, {})[name] = _scored(
                 score_folder(out / "compare" / entry / name, dataset, recipe.score, policy=policy, missing=missing)

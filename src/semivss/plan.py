@@ -7,13 +7,15 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from semivss import layout
 from semivss.data.pseudo import PseudoFolder, open_pseudo
 from semivss.data.shares import class_shares
 from semivss.data.source import open_source
+from semivss.digest import weights_hash
 from semivss.errors import SemivssError
-from semivss.hashes import classes_hash, pseudo_hash, split_hash, weights_hash
+from semivss.hashes import classes_hash, pseudo_hash, split_hash
 from semivss.recipe import FREE, Recipe, evaluation_sets
 from semivss.settings import Predict, Source, Train
 from semivss.stage import Stage, flat
@@ -37,6 +39,11 @@ class Step:
     def stage(self) -> Stage:
         """The stage with its present inputs."""
         return Stage(self.title, self.folder, self.inputs(), self.guard, self.piecewise)
+
+    def ask_about_corrections(self) -> None:
+        """Raise SemivssError if other models would label anew what a person corrected."""
+        if self.name == "pseudo-label" and self.guard is not None:
+            self.guard(["model.0"])
 
 
 def plan(recipe: Recipe, out: Path, *, accept_edited: bool = False) -> list[Step]:
@@ -115,18 +122,36 @@ def _round(recipe: Recipe, out: Path, models: Mapping[str, str], number: int, ac
     """Label the unlabelled video with `models`, those of the round before, then retrain them."""
     assert recipe.semi is not None
     pseudo = [out / folder for folder in layout.pseudo_folders(recipe, number)]
+    labellers = [out / model for model in models.values()]
     for folder, source in zip(pseudo, recipe.data.unlabelled if pseudo else (), strict=True):
-        yield _labelling(recipe, [out / model for model in models.values()], source, folder, f"pseudo-label {folder.relative_to(out)}")
+        # where the labels lay when there was one source and now are several, or the other way round
+        others = [folder.parent] if len(pseudo) > 1 else [path.parent for path in sorted(folder.glob("[0-9]*/manifest.json"))]
+        yield _labelling(recipe, labellers, source, folder, f"pseudo-label {folder.relative_to(out)}", others)
     for role, name in layout.retrained(recipe, number).items():
         weights = out / models[role] / "model" if recipe.semi.start == "student" else None
         yield _retraining(retraining_recipe(recipe, role, number), out / name, weights, pseudo, accept_edited)
+    if number == 1:
+        weights = out / models["student"] / "model" if recipe.semi.start == "student" else None
+        for kind, name in layout.controls(recipe).items():
+            yield _retraining(control_recipe(recipe, kind), out / name, weights, pseudo if kind == "no_contrast" else [], accept_edited)
 
 
-def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: Path, title: str) -> Step:
+def control_recipe(recipe: Recipe, kind: str) -> Recipe:
+    """The first retraining of the student, on the same crops, without the part that the control `kind` leaves out."""
+    own = retraining_recipe(recipe)
+    assert own.semi is not None
+    left_out: dict[str, Any] = {"mode": "supervised"}
+    if kind == "no_contrast":
+        left_out = {"contrast": own.semi.contrast.model_copy(update={"weight": 0.0})}
+    return own.model_copy(update={"semi": own.semi.model_copy(update=left_out | {"controls": ()})})
+
+
+def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: Path, title: str, others: Sequence[Path]) -> Step:
     def inputs() -> Mapping[str, str]:
         hashes = {f"model.{number}": weights_hash(model / "model") for number, model in enumerate(models)}
         hashes["frames"] = split_hash(open_source(source, recipe.data.policy))
-        return hashes | flat(recipe.pseudo.model_dump(mode="json", exclude={"batch"})) | flat(source.model_dump(mode="json"), "source")
+        settings = flat(recipe.pseudo.model_dump(mode="json", exclude={"batch"}))
+        return hashes | settings | flat(source.model_dump(mode="json", exclude={"weight"}), "source")
 
     def make() -> None:
         from semivss.infer.pseudo import pseudo_label
@@ -142,6 +167,9 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
         more_video = all(name == "frames" or name.startswith("source.") for name in changed)
         if recipe.pseudo.align or not more_video:
             _no_corrections(folder)
+        if not (folder / "manifest.json").exists():
+            for other in others:
+                _no_corrections(other)
 
     return Step("pseudo-label", title, folder, inputs, make, guard=guard, piecewise=True)
 
@@ -195,7 +223,7 @@ def _prediction(title: str, models: Sequence[Path], source: Source, folder: Path
     def inputs() -> Mapping[str, str]:
         hashes = {"model" if number == 0 else f"model.{number}": weights_hash(model / "model") for number, model in enumerate(models)}
         hashes["frames"] = split_hash(open_source(source, recipe.data.policy))
-        return flat(settings.model_dump(mode="json")) | hashes | flat(source.model_dump(mode="json"))
+        return flat(settings.model_dump(mode="json", exclude={"batch"})) | hashes | flat(source.model_dump(mode="json", exclude={"weight"}))
 
     def make() -> None:
         from semivss.infer.predict import predict

@@ -14,14 +14,16 @@ from semivss.errors import RecipeError
 from semivss.settings import Data, Model, Predict, PseudoLabels, Score, Section, Semi, Settings, Source, Teacher, Toy, Train
 
 # Settings that change no weight of the model they train: a run may go on with other ones.
+_WATCHING = {"checkpoint_every", "log_every", "panel_frames"}
 FREE: dict[str, Any] = {
     "name": True,
     "data": {"workers", "cache_mb", "test"},
+    "train": _WATCHING,
     "predict": True,
     "score": True,
     "teacher": True,
     "pseudo": True,
-    "semi": {"rounds", "retrain_teacher"},
+    "semi": {"rounds": True, "retrain_teacher": True, "controls": True, "train": _WATCHING},
 }
 
 
@@ -41,6 +43,8 @@ class Recipe(Settings):
         models = 1 if self.teacher is None else 2
         if self.pseudo.weights and len(self.pseudo.weights) != models:
             raise ValueError(f"pseudo.weights has {len(self.pseudo.weights)} numbers for {models} model{'s' * (models > 1)}; give one each")
+        if self.pseudo.weights and not any(self.pseudo.weights):
+            raise ValueError("pseudo.weights are all 0; at least one model must count")
         if self.semi is None or self.semi.mode == "supervised":
             return self
         if not self.data.unlabelled:

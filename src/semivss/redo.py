@@ -11,13 +11,13 @@ from semivss.stage import LOOK_EVERY
 class Redo:
     """What `--from` has cleared so far, kept in the run folder until the run has come to its end."""
 
-    def __init__(self, out: Path, start: str | None) -> None:
-        """`start` is the stage, None without `--from`. A call with another one begins anew."""
-        self._path, self._start = out / "redo.json", start
+    def __init__(self, out: Path, start: str | None, recipe: str) -> None:
+        """`start` is the stage, None without `--from`; `recipe` a hash of all settings. A call with others begins anew."""
+        self._path, self._call = out / "redo.json", {"from": start, "recipe": recipe}
         self._cleared: list[str] = []
         try:
             known = json.loads(self._path.read_text())
-            if known["from"] == start:
+            if {name: known[name] for name in self._call} == self._call:
                 self._cleared = [str(name) for name in known["cleared"]]
         except (OSError, ValueError, TypeError, KeyError):
             pass  # nobody stopped such a call, or nobody knows
@@ -28,18 +28,21 @@ class Redo:
 
     def wait(self, folder: Path) -> None:
         """Come back when the first process has cleared the stage; if it fails, the launcher ends all processes."""
-        while not Redo(self._path.parent, self._start).is_done(folder):
+        while not Redo(self._path.parent, self._call["from"], str(self._call["recipe"])).is_done(folder):
             time.sleep(LOOK_EVERY)
 
     def note(self, folder: Path) -> None:
         """Keep that it has been cleared."""
         self._cleared.append(self._name(folder))
-        atomic_json(self._path, {"from": self._start, "cleared": self._cleared})
+        self._keep()
 
     def forget(self, folder: Path) -> None:
         """Keep that nothing came of it."""
         self._cleared.remove(self._name(folder))
-        atomic_json(self._path, {"from": self._start, "cleared": self._cleared})
+        self._keep()
+
+    def _keep(self) -> None:
+        atomic_json(self._path, self._call | {"cleared": self._cleared})
 
     def _name(self, folder: Path) -> str:
         """The same however the run folder is spelled."""

@@ -306,7 +306,7 @@ class Semi(Settings):
     previous: int = Field(0, ge=0)  # mode online: earlier states of the teacher that are kept; in each step one of them labels with it
     previous_every: Positive = 100  # steps between them
     unsupervised: float = Field(1.0, ge=0)  # lambda_u
-    likelihood: float = Field(0.0, ge=0)  # weight of -log p(label) on reliable pixels, for mask classification (equations 4, 5)
+    likelihood: float = Field(0.0, ge=0)  # mask classification: weight of -log p(label) in L_s and L_u (equations 4, 5)
     max_area_factor: float = Field(5.0, ge=1)  # largest N_all / N_reliable by which L_u is multiplied
     weigh_masks: bool = False  # mask classification: multiply the mask terms of each image by its own N_all / N_reliable
     min_area: Positive = 16  # mask classification: a pseudo class of fewer reliable pixels is no target
@@ -315,6 +315,8 @@ class Semi(Settings):
     contrast: Contrast = Contrast()
     rounds: Positive = 1  # label and retrain so many times
     retrain_teacher: bool = False
+    # students retrained beside the first round's for comparison alone, in as many steps: on labelled frames; without L_c
+    controls: tuple[Literal["supervised", "no_contrast"], ...] = ()
 
     @model_validator(mode="after")
     def _average(self) -> "Semi":
@@ -322,6 +324,8 @@ class Semi(Settings):
             raise ValueError("semi.train.ema must be above 0 in mode online: the averaged weights are the teacher")
         if self.mode == "online" and self.threshold.kind == "dataset_percentile":
             raise ValueError('semi.threshold.kind "dataset_percentile" needs stored pseudo labels; take batch_percentile in mode online')
+        if self.controls and self.mode == "supervised":
+            raise ValueError("semi.controls are for modes that learn from unlabelled video; mode supervised is a control itself")
         if self.mode == "offline" and self.previous:
             raise ValueError("semi.previous needs mode online: the labels of mode offline are made before")
         if self.contrast.weight and self.contrast.teacher == "ema" and not self.train.ema and self.mode != "supervised":

@@ -1,5 +1,6 @@
 """A stage's folder and what it is made from in, whether it is finished out. The stamp beside the stage's files keeps the answer."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,15 +9,38 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from semivss import __version__
 from semivss.atomic import atomic_json
+from semivss.digest import file_sha256
 from semivss.errors import SemivssError
 from semivss.lock import locked
 from semivss.progress import say
 
 LOOK_EVERY = 0.5  # seconds
+_MANIFEST = "manifest.json"  # of a piecewise stage
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What stands in a stage's folder."""
+
+    kind: Literal["to do", "begun", "done", "other"]  # other: made, or begun, from something else
+    what: str = ""  # of "other": the difference, for people
+    changed: tuple[str, ...] = ()  # names of the inputs that differ
+
+    def text(self, again: bool) -> str:
+        """What a run would do, for people; `again`: make anew what was made from something else."""
+        match self.kind:
+            case "other":
+                return f"{self.what}, {'will be made anew' if again else 'needs --again'}"
+            case "begun":
+                return "begun, will go on"
+            case "done":
+                return "done before"
+            case "to do":
+                return "to do"
 
 
 @dataclass(frozen=True)
@@ -33,115 +57,136 @@ class Stage:
     guard: Callable[[Sequence[str]], None] | None = None
     piecewise: bool = False  # its work goes through the folder by itself, keeps what still fits and makes the rest anew
 
+    def verdict(self) -> Verdict:
+        """What stands in the folder; changes nothing."""
+        state = _read(self.folder)
+        if state is None:
+            unknown = not (self.piecewise or self._is_bare())
+            return Verdict("other", "its stamp is gone", tuple(self.inputs)) if unknown else Verdict("to do")
+        if changed := self._changed(state):
+            what = f"made with other inputs ({_described(state['inputs'], self.inputs, changed)})"
+            return Verdict("to do") if self._is_bare() else Verdict("other", what, changed)
+        if not state["finished"]:
+            return Verdict("begun")
+        touched = self._touched(state) if self.piecewise else ""
+        return Verdict("other", touched) if touched else Verdict("done")
+
     def is_done(self, again: bool, anew: bool = False) -> bool:
-        """Whether the folder was finished with these inputs.
+        """Whether the folder was finished with these inputs. If not, it is stamped as begun, and what is of another making put aside.
 
         Args:
             again: make anew what was made with others.
             anew: it is being made anew on purpose, so that what was put aside is no answer.
 
         Raises:
-            SemivssError: it was made (or begun) with others, and `again` does not allow to make it anew.
+            SemivssError: it was made (or begun) with others, and `again` does not allow to make it anew; or the guard objects.
         """
         if not anew:
-            self._take_back_if_it_fits()
-        state = self._read()
-        before = {} if state is None else state["inputs"]
-        changed = self._changed(state)
-        if state is not None and not changed:
-            if not state["finished"]:
-                self._tell_other_frames(before)
-            elif again and self.piecewise and (gone := self._gone()):
-                say(f"{self.name}: {gone} is gone and made anew")
-                self._write(finished=False)
-                return False
-            else:
+            self._take_back()
+        verdict = self.verdict()
+        match verdict.kind:
+            case "done":
                 say(f"{self.name}: done before, skipped ({self.folder})")
-            return bool(state["finished"])
-        if not self._is_bare() and (state is not None or not self.piecewise):
-            what = _described(before, self.inputs, changed) if state is not None else "its stamp is gone"
-            if not again:
-                raise SemivssError(
-                    f"{self.folder}: stage {self.name} was made with other inputs ({what}); add --again to redo it, or use another --out"
-                )
-            say(f"{self.name}: {'brought up to date' if self.piecewise else 'made anew'}, because of {what}")
+                return True
+            case "begun":
+                self._tell_other_frames()
+                return False
+            case "other" if not again:
+                raise SemivssError(f"{self.folder}: stage {self.name}: {verdict.what}; add --again to redo it, or use another --out")
+        self.ask(verdict.changed)
+        if verdict.kind == "other":
+            say(f"{self.name}: {'brought up to date' if self.piecewise else 'made anew'}, because: {verdict.what}")
             if not self.piecewise:
                 self.clear()
-            elif self.guard is not None:
-                self.guard(changed)
         self._write(finished=False)
         return False
 
-    def state(self, again: bool = False) -> str:
-        """What `is_done` would find, in words that begin with "done" for a finished stage; changes nothing."""
-        state = self._read()
-        if state is None and (self.piecewise or self._is_bare()):
-            return "to do"
-        if state is None or (changed := self._changed(state)):
-            if self._is_bare():
-                return "to do"
-            what = "its stamp is gone" if state is None else f"made with other inputs ({_described(state['inputs'], self.inputs, changed)})"
-            return f"{what}, will be made anew" if again else f"{what}, needs --again"
-        if state["finished"] and again and self.piecewise and (gone := self._gone()):
-            return f"will make {gone}, which is gone"
-        return "done before" if state["finished"] else "begun, will go on"
+    def ask(self, changed: Sequence[str]) -> None:
+        """Raise SemivssError if making it with these inputs changed would lose somebody's work, or cannot work."""
+        if self.guard is not None:
+            self.guard(changed)
 
     def clear(self) -> None:
-        """Put aside what was made before, all at once. Raises SemivssError where that would lose somebody's work."""
-        if self.guard is not None:
-            self.guard(list(self.inputs))
-        if is_main_process() and not self._is_bare():  # a bare one: what was put aside is still the last whole making
-            self._sweep()
-            with locked(self.folder):  # nobody else writes there
-                self.folder.rename(self._aside)  # whoever is killed from here on leaves no half of it
+        """Put aside what was made before, all at once: whoever is killed from here on leaves no half of it.
+
+        A finished making that lies aside already is not given up for one that was only begun.
+        """
+        if not is_main_process() or self._is_bare():
+            return
+        old, here = _read(self._aside), _read(self.folder)
+        with locked(self.folder):  # nobody else writes there
+            if old is not None and old["finished"] and not (here is not None and here["finished"]):
+                self._discard()
+            else:
+                shutil.rmtree(self._aside, ignore_errors=True)
+                self.folder.rename(self._aside)
 
     def restore(self) -> bool:
         """Take back what `clear` has put aside, if nothing was made in its place; whether that was so."""
         if not (is_main_process() and self._aside.exists() and self._is_bare()):
             return False
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._discard()
         self._aside.rename(self.folder)
         return True
 
-    def _take_back_if_it_fits(self) -> None:
-        """A call that was stopped before it made anything, and whose change was taken back, costs nothing."""
-        old = _read(self._aside)
-        if old is not None and old["finished"] and old["inputs"] == self.inputs:
-            self.restore()
+    def _take_back(self) -> None:
+        """A change that was taken back costs nothing as long as its own making is not finished."""
+        old, here = _read(self._aside), _read(self.folder)
+        if not is_main_process() or old is None or not old["finished"] or old["inputs"] != self.inputs:
+            return
+        if self._is_bare() or (here is not None and not here["finished"] and here["inputs"] != self.inputs):
+            say(f"{self.name}: what was made with these inputs is taken back ({self.folder})")
+            self._discard()
+            self._aside.rename(self.folder)
 
     def wait(self) -> None:
         """Come back when the first process has finished the stage with these inputs; if it fails, the launcher ends all processes."""
-        while (state := self._read()) is None or not state["finished"] or state["inputs"] != self.inputs:
+        while (state := _read(self.folder)) is None or not state["finished"] or state["inputs"] != self.inputs:
             time.sleep(LOOK_EVERY)
 
-    def _changed(self, state: dict[str, Any] | None) -> list[str]:
-        """Names of the inputs that differ. A training that has begun goes on with other frames; a finished one is asked about them."""
-        old = {} if state is None else state["inputs"]
-        names = [key for key in sorted(old.keys() | self.inputs.keys()) if old.get(key) != self.inputs.get(key)]
-        return [name for name in names if state is None or state["finished"] or not name.startswith("frames.")]
+    def finish(self) -> None:
+        """Mark the folder as complete; what was put aside for it is no longer wanted."""
+        self._write(finished=True)
+        if is_main_process():
+            shutil.rmtree(self._aside, ignore_errors=True)
 
-    def _tell_other_frames(self, before: Mapping[str, str]) -> None:
+    def _changed(self, state: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of the inputs that differ. A training that has begun goes on with other frames; a finished one is asked about them."""
+        old = state["inputs"]
+        names = [key for key in sorted(old.keys() | self.inputs.keys()) if old.get(key) != self.inputs.get(key)]
+        return tuple(name for name in names if state["finished"] or not name.startswith("frames."))
+
+    def _tell_other_frames(self) -> None:
         """Say what `_changed` tolerates: days of training are not lost over a frame, but the result is of neither data set alone."""
+        before = (_read(self.folder) or {"inputs": {}})["inputs"]
         names = [name for name in self.inputs if name.startswith("frames.") and before.get(name) != self.inputs[name]]
         if names and is_main_process():
             say(f"{self.name}: begun with other frames or masks ({', '.join(names)}), goes on with those of now")
 
-    def _gone(self) -> str:
-        """The first file that the folder's manifest names and that is not there; empty if there is none."""
+    def _touched(self, state: Mapping[str, Any]) -> str:
+        """What another command has made of the folder since, or somebody has taken out of it; empty for neither."""
+        manifest = self.folder / _MANIFEST
         try:
-            files = json.loads((self.folder / "manifest.json").read_text())["files"]
-            return next((entry["path"] for entry in files if not (self.folder / entry["path"]).is_file()), "")
+            if file_sha256(manifest) != state["manifest"]:
+                return "made over by another command since (other manifest.json)"
+            content = json.loads(manifest.read_text())
+            named = [entry["path"] for entry in (*content["files"], *([content["histogram"]] if "histogram" in content else []))]
         except (OSError, ValueError, TypeError, KeyError):
-            return "manifest.json"
+            return f"{_MANIFEST} is gone or damaged"
+        gone = next((name for name in named if not (self.folder / name).is_file()), "")
+        return f"{gone} is gone" if gone else ""
 
     @property
     def _aside(self) -> Path:
         return self.folder.with_name(f".{self.folder.name}.old")
 
-    def _sweep(self) -> None:
-        """Delete what `clear`, now or in a process that was killed, has put aside."""
-        if is_main_process():
-            shutil.rmtree(self._aside, ignore_errors=True)
+    def _discard(self) -> None:
+        """Delete the folder, which is out of the way at once."""
+        gone = self.folder.with_name(f".{self.folder.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _is_bare(self) -> bool:
         """Whether the stage failed before it wrote anything, as with a wrong path in the recipe: then nothing can be lost."""
@@ -150,24 +195,17 @@ class Stage:
         except FileNotFoundError:  # the first process has just cleared it
             return True
 
-    def finish(self) -> None:
-        """Mark the folder as complete; what was put aside for it is no longer wanted."""
-        self._write(finished=True)
-        self._sweep()
-
-    def _read(self) -> dict[str, Any] | None:
-        return _read(self.folder)
-
     def _write(self, *, finished: bool) -> None:
         if is_main_process():
-            atomic_json(self.folder / "stamp.json", {"inputs": dict(self.inputs), "finished": finished, "versions": versions()})
+            made = {"manifest": file_sha256(self.folder / _MANIFEST)} if finished and self.piecewise else {}
+            atomic_json(self.folder / "stamp.json", {"inputs": dict(self.inputs), "finished": finished, **made, "versions": versions()})
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
     path = folder / "stamp.json"
     try:
         state: dict[str, Any] = json.loads(path.read_text())
-        return {"inputs": dict(state["inputs"]), "finished": bool(state["finished"])}
+        return {"inputs": dict(state["inputs"]), "finished": bool(state["finished"]), "manifest": state.get("manifest")}
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

@@ -11,9 +11,10 @@ from semivss.data.shares import class_shares
 from semivss.data.source import open_source
 from semivss.errors import DataError, RecipeError, SemivssError
 from semivss.hashes import split_hash
+from semivss.layout import final_models
 from semivss.metrics.score import Missing
 from semivss.progress import say
-from semivss.recipe import load_recipe
+from semivss.recipe import Recipe, load_recipe
 from semivss.settings import Predict, PseudoLabels, Score, Source, Views
 from semivss.stage import versions
 
@@ -30,8 +31,9 @@ def predict_paths(
 ) -> None:
     """Segment a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
     demand_words(models, source, out)
-    if hint := views_hint(models, settings.views):
-        say(hint)
+    for hint in (ensemble_hint(models), views_hint(models, settings.views)):
+        if hint:
+            say(hint)
     from semivss.infer.inputs import open_inputs
     from semivss.infer.predict import predict
     from semivss.models.segmenter import Segmenter
@@ -153,23 +155,41 @@ def demand_words(models: Sequence[Path], source: Path | Sequence[Path], out: Pat
     for path in [source] if isinstance(source, Path) else source:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder; give a data set, a folder of frames or a video")
+    if (out / "stamp.json").exists():
+        raise SemivssError(f"{out}: made by semivss run, which would no longer know what it holds; choose another folder with --out")
     demand_folder(out)
+
+
+def ensemble_hint(models: Sequence[Path]) -> str | None:
+    """How to get the ensemble that a run predicts with, where a single run folder was named, which stands for its student alone."""
+    recipe = _recipe_of(models[0]) if len(models) == 1 else None
+    if recipe is None or len(final := final_models(recipe)) < 2:
+        return None
+    run, student = models[0], model_folder(models[0]).parent.name
+    words = " ".join(str(run / folder / "model") for folder in final)
+    return f"the model of {run} is its student alone ({student}); the run's own predictions are the ensemble of {words}"
 
 
 def views_hint(models: Sequence[Path], views: Views) -> str | None:
     """How to get the views of the recipe of the first run folder among `models`, where `views` are the single one of the default."""
-    recipes = [path / "recipe.toml" for path in models if (path / "recipe.toml").is_file()]
-    if not recipes or views != Views():
+    run = next((path for path in models if (path / "recipe.toml").is_file()), None)
+    recipe = None if run is None or views != Views() else _recipe_of(run)
+    if recipe is None:
         return None
-    try:
-        theirs = load_recipe(recipes[0]).predict.views
-    except RecipeError:  # of another version; the model is good all the same
-        return None
+    theirs = recipe.predict.views
     sizes = {name: size for name in ("crop", "stride", "base") if (size := getattr(theirs, name)) is not None}
     words = ["--scales " + ",".join(f"{scale:g}" for scale in theirs.scales), *(["--flip"] if theirs.flip else [])]
     words += [f"--{name} {height}x{width}" for name, (height, width) in sizes.items()]
     count = len(theirs.scales) * (1 + theirs.flip)
-    return f"1 view a frame; the recipe of {recipes[0].parent} has {count}: {' '.join(words)}" if theirs != views else None
+    return f"1 view a frame; the recipe of {run} has {count}: {' '.join(words)}" if theirs != views else None
+
+
+def _recipe_of(run: Path) -> Recipe | None:
+    """The recipe in a run folder; none where there is none, or one of another version: the model is good all the same."""
+    try:
+        return load_recipe(run / "recipe.toml") if (run / "recipe.toml").is_file() else None
+    except RecipeError:
+        return None
 
 
 def models_and_inputs(words: Sequence[Path]) -> tuple[list[Path], list[Path]]:

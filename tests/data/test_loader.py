@@ -238,8 +238,8 @@ def test_sources_mix_by_weight_and_phase():
 def test_mixed_sources_need_the_same_classes(monkeypatch):
     other = VideoDataset("other", LabelSet("two", ("a", "z"), distinct_colors(2), (False, False)), (MemoryClip(0),))
     opened = iter([dataset(MemoryClip(0)), other])
-    monkeypatch.setattr("semivss.data.loader.open_source", lambda source, policy: next(opened))
-    with pytest.raises(DataError, match=r"other has the classes of two, memory those of four; give the source a remap"):
+    monkeypatch.setattr("semivss.data.source.open_source", lambda source, policy: next(opened))
+    with pytest.raises(DataError, match=r"other has the classes of two, memory those of four; give one of them a remap"):
         open_sources((SOURCE, SOURCE), "strict")
 
 

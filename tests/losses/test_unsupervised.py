@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semivss.losses.mask import mask_loss
-from semivss.losses.unsupervised import distribution_loss, pixel_unsupervised_loss, reliable_factor, unsupervised_loss
+from semivss.losses.supervised import distribution_loss
+from semivss.losses.unsupervised import pixel_unsupervised_loss, reliable_factor, unsupervised_loss
 from semivss.posterior import class_distribution, resize_maps, split_labels
 from semivss.settings import Mask2FormerHead, Model, Semi
 from semivss.tensors import MaskLogits, PixelLogits, Split

@@ -258,7 +258,7 @@ def keeper(bank: MemoryBank, prototypes: MomentumPrototypes | None) -> Contrast:
     """What keeps bank and prototypes in training, around these."""
     names = tuple(f"class {number}" for number in range(len(bank.rows)))
     label_set = LabelSet("golden", names, ((0, 0, 0),) * len(names), (False,) * len(names))
-    kept = Contrast(Settings(channels=1, bank=1), label_set, "spread", torch.device("cpu"))
+    kept = Contrast(Settings(channels=1, bank=1), label_set, "spread", 500, torch.device("cpu"))
     kept._bank, kept._prototypes = bank, prototypes
     return kept
 

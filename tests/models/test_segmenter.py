@@ -144,7 +144,7 @@ def test_the_place_of_the_first_weights_stays_private(tmp_path):
 
 def test_a_save_that_was_killed_between_its_files_leaves_a_model_that_loads(tmp_path, monkeypatch):
     from semivss import atomic
-    from semivss.hashes import weights_hash
+    from semivss.digest import weights_hash
     from semivss.verbs import model_folder
 
     first, second = model(), model()

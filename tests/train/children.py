@@ -64,11 +64,12 @@ def run_rank(
     failing_step: int | None = None,
     last_step: int | None = None,
     before: Path | None = None,
+    unsure_rank: int | None = None,
 ) -> None:
     """One of several processes that train together, as torchrun would start it; leaves what it ends with in `out`/rank<n>.pt.
 
     In `failing_step` the loss of the last process is not finite; in `last_step` all processes die.
-    Retraining starts from student and pseudo labels in the run folder `before`.
+    Retraining starts from student and pseudo labels in the run folder `before`; for process `unsure_rank` no pixel is reliable.
     """
     _alone()
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
@@ -98,6 +99,8 @@ def run_rank(
         return losses[-1]
 
     loop.Run, loop.pooled, method.supervised_loss, semi.supervised_loss = remember_run, remember_counts, loss, loss
+    if rank == unsure_rank:
+        semi.cut = lambda *arguments: 0.0
     loop.train(recipe, out, given=before and Given(before / "student" / "model", [open_pseudo(before / "pseudo")]))
     weights = {"model": runs[0].segmenter.state_dict(), "best": runs[0].best.state_dict()}
     kept = {"method": runs[0].method.state_dict()}
@@ -107,12 +110,17 @@ def run_rank(
 
 
 def train_ddp(
-    recipe: Recipe, out: Path, failing_step: int | None = None, last_step: int | None = None, before: Path | None = None
+    recipe: Recipe,
+    out: Path,
+    failing_step: int | None = None,
+    last_step: int | None = None,
+    before: Path | None = None,
+    unsure_rank: int | None = None,
 ) -> list[dict]:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
-    ranks = [start(run_rank, rank, 2, port, recipe, out, failing_step, last_step, before) for rank in range(2)]
+    ranks = [start(run_rank, rank, 2, port, recipe, out, failing_step, last_step, before, unsure_rank) for rank in range(2)]
     assert [wait(rank) for rank in ranks] == ([0, 0] if last_step is None else [-signal.SIGKILL] * 2)
     return [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2) if last_step is None]
 

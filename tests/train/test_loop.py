@@ -14,7 +14,7 @@ from semivss.losses.matcher import NonFiniteCost
 from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
 from semivss.recipe import Recipe
-from semivss.train import loop, method, steps
+from semivss.train import loop, method
 from semivss.train.loop import train
 
 
@@ -76,9 +76,9 @@ def break_steps(patch, bad, how):
     """Let the loss of the optimiser steps `bad` (numbers from 0) not be finite."""
     original, calls = method.supervised_loss, []
 
-    def loss(output, labels, settings, generator):
+    def loss(output, labels, settings, generator, *rest):
         calls.append(1)
-        terms = original(output, labels, settings, generator)
+        terms = original(output, labels, settings, generator, *rest)
         if len(calls) - 1 not in bad:
             return terms
         if how == "cost":
@@ -128,15 +128,25 @@ def test_ten_in_a_row_stop_with_the_samples_named_and_a_checkpoint(recipe, tmp_p
     assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["counters"]["step"] == 20
 
 
-def test_running_statistics_survive_a_skipped_step():
-    layer = torch.nn.BatchNorm2d(2)
-    before = [value.clone() for value in steps.running_statistics(layer)]
-    layer(torch.full((1, 2, 3, 3), float("nan")))
-    assert layer.running_mean.isnan().all()
-    for value, old in zip(steps.running_statistics(layer), before, strict=True):
-        value.copy_(old)
-    assert layer.running_mean.eq(0).all()
-    assert layer.num_batches_tracked == 0
+def test_a_skipped_step_leaves_weights_statistics_and_average_alone(recipe, tmp_path, monkeypatch):
+    kept = []
+    original = loop.train_step
+
+    def watched(fabric, training, *rest):
+        before = [{name: value.clone() for name, value in part.state_dict().items()} for part in (training.module, training.average)]
+        kept.append((before, original(fabric, training, *rest), training))
+        return kept[-1][1]
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    with monkeypatch.context() as patch:
+        break_steps(patch, {3}, "gradient")
+        train(changed(recipe, train={"steps": 5, "ema": 0.5}), tmp_path / "run")
+    (_, skipped, training), after = kept[3], kept[4][0]
+    assert skipped.skipped
+    assert any("num_batches_tracked" in name for name in training.module.state_dict())
+    for old, new in zip(kept[3][0], after, strict=True):
+        assert all(torch.equal(value, new[name]) for name, value in old.items())
+    assert not all(torch.equal(value, kept[2][0][0][name]) for name, value in kept[3][0][0].items())  # other steps do change them
 
 
 def test_damaged_files_stop_training_or_are_counted(recipe, world, tmp_path):

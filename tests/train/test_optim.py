@@ -83,10 +83,22 @@ def test_the_average_follows_by_one_minus_decay_and_counters_are_copied():
 def test_the_average_of_a_trained_model_does_not_run_after_its_first_steps():
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 0.0)
-    average = AveragedModel(model, 0.99, ramp=False)
+    average = AveragedModel(model, 0.99, random="head.")
     nn.init.constant_(model.weight, 1.0)
     average.update(model, 0)
     assert average.module.weight.item() == pytest.approx(0.01)
+
+
+def test_a_new_head_on_a_trained_model_is_averaged_with_a_ramp_from_its_first_step():
+    model = nn.ModuleDict({name: nn.Linear(1, 1, bias=False) for name in ("trunk", "head")})
+    for part in model.values():
+        nn.init.constant_(part.weight, 0.0)
+    average = AveragedModel(model, 0.99, random="head.", begin=30)
+    for part in model.values():
+        nn.init.constant_(part.weight, 1.0)
+    average.update(model, 30)
+    assert average.module["trunk"].weight.item() == pytest.approx(0.01)
+    assert average.module["head"].weight.item() == pytest.approx(0.9)
 
 
 def test_a_constant_model_is_its_own_average():

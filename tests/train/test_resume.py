@@ -1,7 +1,6 @@
 """Stopped anywhere, training goes on and ends with the same bytes; a full disk or another recipe never costs what was saved."""
 
 import contextlib
-import csv
 import json
 import os
 import random
@@ -15,6 +14,7 @@ import children
 import pytest
 import torch
 from children import run_cli, run_train, start, wait
+from same import assert_same, result
 
 from semivss.errors import SemivssError, WeightsError
 from semivss.pipeline import train_stage
@@ -37,35 +37,6 @@ def changed(recipe: Recipe, **sections) -> Recipe:
     """The recipe with settings replaced: `train={"steps": 3}`."""
     updates = {name: getattr(recipe, name).model_copy(update=values) for name, values in sections.items()}
     return recipe.model_copy(update=updates)
-
-
-def result(out: Path) -> tuple[dict, bytes, list]:
-    """Everything that a run must reproduce: the whole checkpoint, the best model's file, the journal without clock times."""
-    state = torch.load(out / "last.ckpt", weights_only=True)
-    for clock in ("seconds", "cpu_seconds"):
-        state["counters"].pop(clock)
-    with (out / "metrics.csv").open() as file:
-        rows = [{key: value for key, value in row.items() if "seconds" not in key} for row in csv.DictReader(file)]
-    return state, (out / "model" / "model.safetensors").read_bytes(), rows
-
-
-def assert_same(left: Path, right: Path) -> None:
-    (state, best, rows), (other_state, other_best, other_rows) = result(left), result(right)
-    flat, other_flat = dict(leaves(state)), dict(leaves(other_state))
-    assert flat.keys() == other_flat.keys()
-    for key, value in flat.items():
-        same = torch.equal(value, other_flat[key]) if isinstance(value, torch.Tensor) else value == other_flat[key]
-        assert same, key
-    assert best == other_best
-    assert rows == other_rows
-
-
-def leaves(tree, key=""):
-    if isinstance(tree, dict | list):
-        for name, branch in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from leaves(branch, f"{key}.{name}")
-    else:
-        yield key, tree
 
 
 @contextlib.contextmanager

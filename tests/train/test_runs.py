@@ -13,8 +13,8 @@ from PIL import Image
 from semi_world import semi_recipe
 
 from semivss.data.pseudo import open_pseudo
+from semivss.digest import weights_hash
 from semivss.errors import SemivssError
-from semivss.hashes import weights_hash
 from semivss.lock import locked
 from semivss.pipeline import run
 from semivss.recipe import dump_recipe
@@ -113,12 +113,12 @@ def test_other_data_under_the_same_recipe_is_noticed(labelled_run, tmp_path):
     run(recipe, out, until="predict")
     with (world / "val.txt").open("a") as file:
         file.write("b\n")
-    with pytest.raises(SemivssError, match=r"predictions/test: stage predict test was made with other inputs \(frames"):
+    with pytest.raises(SemivssError, match=r"predictions/test: stage predict test: made with other inputs \(frames"):
         run(recipe, out, until="predict")
     run(recipe, out, until="score", again=True)
     assert (out / "predictions" / "test" / "b").is_dir()
     (world / "train.txt").write_text("a\nb\n")
-    with pytest.raises(SemivssError, match=r"stage train was made with other inputs \(frames.train.0"):
+    with pytest.raises(SemivssError, match=r"stage train: made with other inputs \(frames.train.0"):
         run(recipe, out, until="student")
 
 
@@ -170,7 +170,7 @@ def test_labels_of_other_weights_are_refused_in_a_run(labelled_run, tmp_path):
     other = semi_recipe(labelled_run / "tiny_world")
     other = other.model_copy(update={"train": other.train.model_copy(update={"lr": 1e-3})})
     run(other, out, until="student", again=True)
-    with pytest.raises(SemivssError, match=r"stage pseudo-label pseudo was made with other inputs \(model.0"):
+    with pytest.raises(SemivssError, match=r"stage pseudo-label pseudo: made with other inputs \(model.0"):
         run(other, out, until="retrain")
 
 
@@ -233,7 +233,7 @@ def test_a_pseudo_label_that_is_gone_is_made_again(labelled_run, tmp_path):
     path = out / "pseudo" / "entropy" / "b" / "00000001.png"
     before = path.read_bytes()
     path.unlink()
-    with pytest.raises(SemivssError, match=r"b/00000001.png: incomplete pseudo labels.*--again"):
+    with pytest.raises(SemivssError, match=r"entropy/b/00000001.png is gone; add --again"):
         run(recipe, out, until="retrain")
     run(recipe, out, until="pseudo-label", again=True)
     assert path.read_bytes() == before
@@ -315,7 +315,8 @@ def test_dry_run_says_what_would_stop(labelled_run, tmp_path, capsys):
     run(changed, out, dry=True, again=True)
     said = capsys.readouterr().err
     assert re.search(r"train: made with other inputs \(train.lr: .*\), will be made anew", said)
-    assert "pseudo-label pseudo: depends on what comes before it" in said
+    assert "pseudo-label pseudo: will stop:" in said  # other models would label anew what was corrected
+    assert "predict test: to do, after what comes before it" in said
     for option in ("start", "until"):
         with pytest.raises(SemivssError, match=r"has no such stage; it has student, pseudo-label, retrain"):
             run(recipe, out, dry=True, **{option: "teacher"})

@@ -8,6 +8,7 @@ import torch
 
 from semivss.data.toy import toy_labels
 from semivss.losses.contrast_sets import nearest
+from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
 from semivss.posterior import class_distribution, entropy
 from semivss.recipe import Recipe, parse_recipe
@@ -38,26 +39,30 @@ def recipe(world: Path, augment: dict | None = None, **more) -> Recipe:
 @pytest.fixture
 def seen(monkeypatch) -> SimpleNamespace:
     """What went by: batches to be labelled and labelled ones, crops of the teacher and of the student, targets and regions of L_c."""
-    seen = SimpleNamespace(asked=[], looked=[], student=[], targets=[], contrasted=[], cells=[])
+    seen = SimpleNamespace(asked=[], looked=[], views=[], student=[], targets=[], contrasted=[], cells=[])
     label, look, forward = semi.label, contrast.Contrast.look, semi.SemiObjective.forward
-    loss, regions = contrast.Contrast.loss, contrast.regions
+    contrastive_loss, regions = contrast.contrastive_loss, contrast.regions
 
     def spy_label(batch, teachers):
         seen.asked.append(batch)
         return label(batch, teachers)
 
-    def spy_look(self, average, frames):
-        seen.looked.append(frames)
-        return look(self, average, frames)
+    def spy_look(self, average, frames, targets):
+        hook = average.segmenter.register_forward_pre_hook(lambda _, given: seen.looked.append(given[0]))
+        look(self, average, frames, targets)
+        hook.remove()
+        with torch.no_grad():
+            output = average.segmenter(seen.looked[-1])
+            seen.views.append((class_distribution(output), average.representation(output.pixel_features)))
 
     def spy_forward(self, frames, labels, targets, *rest):
         seen.student.append((frames, targets.strong))
         seen.targets.append(targets)
         return forward(self, frames, labels, targets, *rest)
 
-    def spy_loss(self, z, output, labels, targets, generator):
-        seen.contrasted.append((labels, targets))
-        return loss(self, z, output, labels, targets, generator)
+    def spy_loss(z, teacher, *rest, **more):
+        seen.contrasted.append(teacher)
+        return contrastive_loss(z, teacher, *rest, **more)
 
     def spy_regions(*arguments):
         seen.cells.append(regions(*arguments))
@@ -66,7 +71,7 @@ def seen(monkeypatch) -> SimpleNamespace:
     monkeypatch.setattr(semi, "label", spy_label)
     monkeypatch.setattr(contrast.Contrast, "look", spy_look)
     monkeypatch.setattr(semi.SemiObjective, "forward", spy_forward)
-    monkeypatch.setattr(contrast.Contrast, "loss", spy_loss)
+    monkeypatch.setattr(contrast, "contrastive_loss", spy_loss)
     monkeypatch.setattr(contrast, "regions", spy_regions)
     return seen
 
@@ -76,10 +81,12 @@ def test_the_teacher_of_the_contrastive_loss_sees_the_crops_of_the_student(world
     settings = {"channels": 8, "bank": 64, "anchors": 16, "negatives": 8, "confidence": 0, "share": share}
     train(recipe(world, contrast=settings), tmp_path / "out", given=Given(None, None))
     assert len(seen.looked) == 3
-    for looked, (frames, strong), (labels, targets) in zip(seen.looked, seen.student, seen.contrasted, strict=True):
+    for looked, (frames, strong) in zip(seen.looked, seen.student, strict=True):
         assert looked.equal(torch.cat([frames[:labelled], strong[0, :unlabelled]]))
-        assert len(labels) == labelled + unlabelled
-        assert len(targets.labels) == unlabelled
+    for teacher, (_, z) in zip(seen.contrasted, seen.views, strict=True):  # keys and prototypes come from the averaged student
+        torch.testing.assert_close(teacher, z)
+    for cells in seen.cells:
+        assert (len(cells.labels), cells.labelled) == (labelled + unlabelled, labelled)
 
 
 def test_unreliable_pixels_are_the_negatives_of_the_contrastive_loss(world, tmp_path, seen):
@@ -90,6 +97,64 @@ def test_unreliable_pixels_are_the_negatives_of_the_contrastive_loss(world, tmp_
         assert 0.3 < float(split.unreliable.float().mean()) < 0.7  # alpha 50 of each batch
         assert cells.unsure[2:].equal(nearest(split.unreliable, size))
         assert cells.sure[2:].equal(nearest(split.labels != IGNORE, size))
+
+
+def calls_of(monkeypatch, module, name: str) -> list[SimpleNamespace]:
+    """Calls of `module.name` from here on, with what they returned."""
+    original, calls = getattr(module, name), []
+
+    def spy(*arguments, **named):
+        calls.append(SimpleNamespace(arguments=arguments, named=named, result=original(*arguments, **named)))
+        return calls[-1].result
+
+    monkeypatch.setattr(module, name, spy)
+    return calls
+
+
+def test_settings_of_the_contrastive_loss_reach_it(world, tmp_path, monkeypatch):
+    names = ("PoolSampler", "MemoryBank", "contrast_sets", "contrastive_loss", "regions")
+    calls = {name: calls_of(monkeypatch, contrast, name) for name in names}
+    heads, terms = calls_of(monkeypatch, contrast, "RepresentationHead"), calls_of(monkeypatch, semi.SemiObjective, "forward")
+    windows, percentiles = calls_of(monkeypatch, contrast.RankWindow, "scaled"), calls_of(monkeypatch, semi, "entropy_percentile")
+    settings = {"weight": 0.7, "channels": 12, "stride": 8, "anchors": 9, "negatives": 7, "temperature": 0.3, "confidence": 0.05}
+    settings |= {"low_rank": 1, "high_rank": 2, "bank": 33, "keys": 5, "anchor_set": "code", "prototypes": True}
+    train(recipe(world, contrast=settings), tmp_path / "out", given=Given(None, None))
+    assert heads[0].arguments[1:] == (12,)
+    assert heads[0].named == {"stride": 8}
+    assert windows[0].arguments == (3, 1, 2)
+    assert calls["MemoryBank"][0].arguments == (3, 12, 33)
+    assert calls["MemoryBank"][0].named["most"] == 5
+    assert [call.arguments[1:] for call in calls["PoolSampler"]] == [(9, 7)] * 3
+    assert [call.arguments[3] for call in calls["contrast_sets"]] == [0.05] * 3
+    assert [call.named["temperature"] for call in calls["contrastive_loss"]] == [0.3] * 3
+    assert all(call.named["prototypes"] is not None for call in calls["contrastive_loss"])
+    assert [call.arguments[4] for call in calls["regions"]] == [call.result for call in percentiles]  # alpha percent of lowest entropy
+    for forward, loss in zip(terms, calls["contrastive_loss"], strict=True):
+        torch.testing.assert_close(forward.result["contrast"], 0.7 * loss.result.loss)
+        assert loss.result.loss > 0
+
+
+def test_settings_of_strong_views_and_of_the_unlabelled_loss_reach_them(world, tmp_path, monkeypatch):
+    names = ("mix", "deal_out_channels", "unsupervised_loss", "supervised_loss")
+    mixed, dealt, losses, supervised = (calls_of(monkeypatch, semi, name) for name in names)
+    terms, passes = calls_of(monkeypatch, semi.SemiObjective, "forward"), calls_of(monkeypatch, Segmenter, "forward")
+    strong = {"views": 2, "complementary": 1.0, "mix": "classmix", "mix_chance": 1.0}
+    more = {"unsupervised": 0.5, "max_area_factor": 1.5, "likelihood": 0.25, "contrast": {"weight": 0}}
+    train(recipe(world, strong=strong, **more), tmp_path / "out", given=Given(None, None))
+    assert [call.arguments[1] for call in mixed] == ["classmix"] * 3
+    assert all(call.named["dealt"].all() for call in dealt)
+    assert len(dealt) == 3
+    assert [call.arguments[4] for call in supervised] == [0.25] * 3
+    seen_by_students = [call.arguments[1] for call in passes if call.arguments[0].training]
+    for forward, images, (first, second) in zip(terms, seen_by_students, zip(losses[::2], losses[1::2], strict=True), strict=True):
+        _, frames, _, targets, *_ = forward.arguments
+        assert images.equal(torch.cat([frames, targets.strong[0], targets.strong[1]]))
+        assert not targets.strong[0].equal(targets.strong[1])
+        for loss in (first, second):
+            assert loss.arguments[1] is targets.split
+            assert (loss.arguments[3].unsupervised, loss.arguments[3].max_area_factor) == (0.5, 1.5)
+        mean = (first.result["cross_entropy"] + second.result["cross_entropy"]) / 2
+        torch.testing.assert_close(forward.result["unlabelled_cross_entropy"], mean)
 
 
 def test_padding_is_neither_labelled_nor_learnt(world, tmp_path, seen):

@@ -13,26 +13,13 @@ from torch.utils.data import DataLoader
 
 from semivss.data.clips import VideoDataset
 from semivss.data.labels import LabelSet
-from semivss.data.policy import DefectCounter, Policy
+from semivss.data.policy import DefectCounter
 from semivss.data.samples import AnyBatch, LabelledSamples, Loaded, Samples, StoredLabels, UnlabelledSamples
-from semivss.data.source import open_source
-from semivss.errors import DataError, SemivssError
+from semivss.data.source import open_sources, open_unlabelled
+from semivss.errors import SemivssError
 from semivss.progress import say
-from semivss.settings import Data, Semi, Source, Train
+from semivss.settings import Data, Semi, Train
 from semivss.tensors import Batch, UnlabelledBatch
-
-
-def open_sources(sources: Sequence[Source], policy: Policy) -> tuple[VideoDataset, ...]:
-    """Open data sets that are to be mixed. Raises DataError unless they share one list of classes."""
-    datasets = tuple(open_source(source, policy) for source in sources)
-    for dataset in datasets[1:]:
-        if dataset.label_set.names != datasets[0].label_set.names:
-            first, other = datasets[0], dataset
-            raise DataError(
-                f"{other.name} has the classes of {other.label_set.name}, {first.name} those of {first.label_set.name}; "
-                "give the source a remap, or train on them separately"
-            )
-    return datasets
 
 
 def tell_left_out(datasets: Sequence[VideoDataset]) -> None:
@@ -105,7 +92,7 @@ def unlabelled_batches(
 
     `pseudo`, one a source, adds the stored labels of the frames under the frames' own geometry.
     """
-    sources = open_sources(data.unlabelled, data.policy) if datasets is None else datasets
+    sources = open_unlabelled(data.unlabelled, data.policy) if datasets is None else datasets
     own = train.model_copy(update={"batch": semi.unlabelled_batch})
     return _batches(UnlabelledSamples(data, own, sources, rank, world, semi, pseudo), own, start_step, data.workers)
 

@@ -165,7 +165,8 @@ def check_classes(folder: Path, names: tuple[str, ...], label_set: LabelSet) -> 
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.is_file():
-        remedy = f"give {folder / 'pseudo'}" if (folder / "pseudo").is_dir() else "make them with semivss pseudo-label"
+        inside = next((path.parent for path in (*folder.glob("pseudo*/manifest.json"), *folder.glob("[0-9]*/manifest.json"))), None)
+        remedy = f"give {inside}" if inside else "make them with semivss pseudo-label"
         raise DataError(f"{folder}: no finished pseudo labels there (no manifest.json); {remedy}")
     try:
         manifest = dict(json.loads(path.read_bytes()))
@@ -228,7 +229,15 @@ def _check_edited(opened: PseudoFolder) -> None:
     """A corrected label map must have known ids and the size of its frame, which the entropy map beside it still has."""
     for name in opened.edited:
         video, _, stem = name.rpartition("/")
-        labels, codes = opened.labels(video, stem), read_codes(opened.folder / ENTROPY / video / f"{stem}.png")
+        path = opened.folder / f"{name}.png"
+        try:
+            labels = opened.labels(video, stem)
+        except DefectError as error:
+            if error.kind == "unknown_id":
+                raise
+            remedy = f"save it as a palette or grey PNG of class ids, or delete it and {_AGAIN}"
+            raise DefectError(path, error.kind, error.detail, remedy) from error
+        codes = read_codes(opened.folder / ENTROPY / video / f"{stem}.png")
         if labels.shape != codes.shape:
             detail = f"edited to {labels.shape[1]}x{labels.shape[0]} pixels, its frame has {codes.shape[1]}x{codes.shape[0]}"
-            raise DefectError(opened.folder / f"{name}.png", "size_mismatch", detail, "save it at the frame's size, without smoothing")
+            raise DefectError(path, "size_mismatch", detail, "save it at the frame's size, without smoothing")

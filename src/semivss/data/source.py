@@ -1,6 +1,6 @@
 """A data section of a recipe in, an opened data set out: the one place that maps `kind` to a reader."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +12,6 @@ from semivss.data.labels import LabelMap, StrayValuesError, label_set, load_labe
 from semivss.data.policy import Policy
 from semivss.errors import DataError
 from semivss.settings import Source
-
-__all__ = ["FileClip", "RemappedClip", "UnlabelledClip", "demand_folders", "open_source", "remapped", "without_labels"]
 
 
 def open_source(source: Source, policy: Policy = "strict", *, labels: bool = True) -> VideoDataset:
@@ -30,18 +28,31 @@ def open_source(source: Source, policy: Policy = "strict", *, labels: bool = Tru
     return dataset if labels else without_labels(dataset)
 
 
-def demand_folders(sources: Iterable[Source]) -> None:
-    """Look whether the data sets of a recipe are there, before anything slow begins.
+def open_sources(sources: Sequence[Source], policy: Policy) -> tuple[VideoDataset, ...]:
+    """Open data sets that are to be mixed. Raises DataError unless they share one list of classes."""
+    datasets = tuple(open_source(source, policy) for source in sources)
+    for dataset in datasets[1:]:
+        same_classes(datasets[0], dataset)
+    return datasets
 
-    Raises:
-        RecipeError: a variable in a path is not set. DataError: a path does not exist.
-    """
-    for source in sources:
-        if source.kind != "toy" and not source.folder().exists():
-            raise DataError(f"{source.folder()}: no such file or folder; mend the data path of the recipe, or override it with -o")
+
+def open_unlabelled(sources: Sequence[Source], policy: Policy) -> tuple[VideoDataset, ...]:
+    """Open data sets of which only frames are wanted: masks are out of reach, and classes may be any. Raises DataError."""
+    return tuple(open_source(source, policy, labels=False) for source in sources)
+
+
+def same_classes(first: VideoDataset, other: VideoDataset) -> None:
+    """Raise DataError unless both have the same classes in the same order."""
+    if other.label_set.names != first.label_set.names:
+        raise DataError(
+            f"{other.name} has the classes of {other.label_set.name}, {first.name} those of {first.label_set.name}; "
+            "give one of them a remap to the other's classes"
+        )
 
 
 def _open(source: Source, policy: Policy) -> VideoDataset:
+    if source.kind != "toy" and not source.folder().exists():
+        raise DataError(f"{source.folder()}: no such file or folder; mend the data path of the recipe, or override it with -o")
     match source.kind:
         case "vspw":
             from semivss.data.vspw import read_vspw

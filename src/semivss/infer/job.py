@@ -3,6 +3,8 @@
 What `predict` and `pseudo_label` share: finished videos are skipped, few frames are held at a time, damaged ones follow the policy.
 """
 
+import hashlib
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -79,8 +81,6 @@ def run_job(job: Job, inputs: VideoDataset | Sequence[InputVideo], left_out: Def
 def _make_all(job: Job, videos: Sequence[InputVideo], left_out: DefectCounter) -> Predicted:
     keys = {video.name: job.made_from | {"input": video.identity()} for video in videos}
     todo = [video for video in videos if not is_finished(job.out, video.name, keys[video.name], keep_corrections=job.keep_corrections)]
-    if todo:  # what it says of files that are made anew is no longer so; whoever finds none knows that the folder is unfinished
-        (job.out / "manifest.json").unlink(missing_ok=True)
     counts = [video.count() for video in todo]
     total = sum(count or 0 for count in counts) if None not in counts else None
     steps = (stem for video in todo for stem in _make_video(job, video, keys[video.name]))
@@ -97,18 +97,26 @@ def _make_all(job: Job, videos: Sequence[InputVideo], left_out: DefectCounter) -
 
 
 def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[str]:
-    """Write one video; yields the stem of each frame when its turn is over."""
+    """Write one video; yields the stem of each frame when its turn is over.
+
+    What an earlier call has made of it stays until the first frame is there to take its place: a model that fails at once costs nothing.
+    """
     before = {line["path"] for line in read_record(job.out, video.name) if "path" in line}
-    record_path(job.out, video.name).unlink(missing_ok=True)
-    clear_leftovers(job.out, video.name, maps=not before)
     defects = DefectCounter()
     frames = video.frames(lambda error: _on_defect(error, job.policy, defects))
+    made = window_mean(labelled_frames(job, video.name, frames), job.window)
+    first = list(itertools.islice(made, 1))
+    (job.out / "manifest.json").unlink(missing_ok=True)  # whoever finds none knows that the folder is unfinished
+    record_path(job.out, video.name).unlink(missing_ok=True)
+    clear_leftovers(job.out, video.name, maps=not before)
     writer = VideoFiles(job.out, video.name, job.label_set, key, job.overlay, lambda: video.fps() or job.fps, histogram=job.histogram)
+    pixels = hashlib.sha256()
     with writer as files:
-        for stem, frame, p in window_mean(labelled_frames(job, video.name, frames), job.window):
+        for stem, frame, p in itertools.chain(first, made):
+            pixels.update(np.ascontiguousarray(frame).data)
             files.write(job.product(stem, frame, p))
             yield stem
-        files.finish({"defects": defects.to_dict(limit=None)})
+        files.finish({"input_sha256": pixels.hexdigest(), "defects": defects.to_dict(limit=None)})
     for left in before - {line["path"] for line in read_record(job.out, video.name) if "path" in line} if before else ():
         (job.out / left).unlink(missing_ok=True)  # of an earlier call with other settings
 

@@ -44,7 +44,8 @@ def write_manifest(
 ) -> DefectCounter:
     """Gather the records of all videos in `out`/manifest.json, line by line, and return the defects: theirs and `left_out`.
 
-    `left_out` is what the reader of the data set met, such as a listed video that is not there; `more` comes first in the file.
+    `input_sha256` of a video is over the pixels of its frames in their order, as they were decoded. `left_out` is what the reader of the
+    data set met, such as a listed video that is not there; `more` comes first in the file.
     """
     counter, rows = DefectCounter(), []
     counter.merge(left_out)
@@ -54,7 +55,8 @@ def write_manifest(
             pass
         own = DefectCounter.from_dict(summary.get("defects", {}))
         counter.merge(own)
-        rows.append({"name": video, "frames": summary.get("frames", 0), "defects": sum(own.counts().values())})
+        counts = {"frames": summary.get("frames", 0), "defects": sum(own.counts().values())}
+        rows.append({"name": video, **counts, "input_sha256": summary.get("input_sha256")})
     versions = {"semivss": __version__} | {name: metadata.version(name) for name in ("torch", "numpy", "pillow", "av")}
     head = more | {"made_from": made, "classes": list(label_set.names), "versions": versions, "videos": rows, "defects": counter.to_dict()}
     with atomic_file(out / "manifest.json") as file:

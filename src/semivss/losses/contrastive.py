@@ -197,8 +197,8 @@ def class_losses(
     if len(classes) == 0:
         return z.new_zeros(0, dtype=torch.float32)
     drawn = sampler.anchors(candidates.counts[classes])
-    rows = pixel_rows(z, candidates.pixels[drawn + candidates.starts[classes][:, None]])
-    anchors = F.normalize(rows.float(), dim=2, eps=EPS)
+    rows = pixel_rows(z.float(), candidates.pixels[drawn + candidates.starts[classes][:, None]])  # gradients of one pixel add up in float32
+    anchors = F.normalize(rows, dim=2, eps=EPS)
     positive = anchors @ F.normalize(targets[classes], dim=1, eps=EPS)[:, :, None]
     scores = torch.cat([positive, sampler.cosines(anchors, classes, bank)], 2) / temperature
     return (scores.logsumexp(2) - scores[..., 0]).mean(1)

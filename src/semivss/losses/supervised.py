@@ -5,13 +5,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from semivss.posterior import resize_maps
+from semivss.posterior import class_distribution, resize_maps
 from semivss.settings import Model
 from semivss.tensors import IGNORE, MaskLogits, PixelLogits
 
+FLOOR = 1e-8  # least probability whose logarithm is taken
+
 
 def supervised_loss(
-    output: MaskLogits | PixelLogits, labels: UInt8[Tensor, "B H W"], settings: Model, generator: torch.Generator | None = None
+    output: MaskLogits | PixelLogits,
+    labels: UInt8[Tensor, "B H W"],
+    settings: Model,
+    generator: torch.Generator | None = None,
+    likelihood: float = 0.0,
 ) -> dict[str, Tensor]:
     """Scalars by name, each already multiplied by its weight.
 
@@ -20,6 +26,7 @@ def supervised_loss(
         labels: 0..C-1, 255 = the pixel takes part in nothing.
         settings: the recipe's model section.
         generator: draws the points of the mask losses, on the CPU; none = torch's global one.
+        likelihood: weight of `distribution_loss` beside the losses of masks: the term `likelihood`.
 
     Raises:
         NonFiniteCost: the logits are NaN or infinite, so that no matching exists. Skip the step and count it.
@@ -30,7 +37,8 @@ def supervised_loss(
         case MaskLogits():
             from semivss.losses.mask import mask_loss
 
-            return mask_loss(output, labels, settings.mask2former, generator)
+            terms = mask_loss(output, labels, settings.mask2former, generator)
+            return terms | ({"likelihood": likelihood * distribution_loss(output, labels, settings.rule)} if likelihood else {})
 
 
 def pixel_loss(logits: Float[Tensor, "B C h w"], labels: UInt8[Tensor, "B H W"]) -> Float[Tensor, ""]:
@@ -39,3 +47,17 @@ def pixel_loss(logits: Float[Tensor, "B C h w"], labels: UInt8[Tensor, "B H W"])
     with torch.autocast(logits.device.type, enabled=False):
         total = F.cross_entropy(resize_maps(logits.float(), size), labels.long(), ignore_index=IGNORE, reduction="sum")
     return total / (labels != IGNORE).sum().clamp_min(1)
+
+
+def distribution_loss(output: MaskLogits | PixelLogits, labels: UInt8[Tensor, "B H W"], rule: str = "spread") -> Float[Tensor, ""]:
+    """Mean of -log p(label) over the valid pixels: the per-pixel cross-entropy of equations 4 and 5, for mask classification too.
+
+    Args:
+        output: logits; p is `posterior.class_distribution` of them.
+        labels: 255 = ignored.
+        rule: an argument of `class_distribution`.
+    """
+    valid = labels != IGNORE
+    p = class_distribution(output, (labels.shape[1], labels.shape[2]), rule)
+    own = p.gather(1, labels.masked_fill(~valid, 0).long()[:, None])[:, 0]
+    return -(own.clamp_min(FLOOR).log() * valid).sum() / valid.sum().clamp_min(1)

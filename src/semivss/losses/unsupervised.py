@@ -5,14 +5,13 @@ Letters: B images, C classes, H W image size, h w size of the logit maps.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from semivss.posterior import class_distribution, resize_maps
+from semivss.losses.supervised import distribution_loss
+from semivss.posterior import resize_maps
 from semivss.settings import Model, Semi
 from semivss.tensors import IGNORE, MaskLogits, PixelLogits, Split
-
-FLOOR = 1e-8  # least probability whose logarithm is taken
 
 
 def unsupervised_loss(
@@ -86,20 +85,6 @@ def reliable_factor(split: Split, *, limit: float | None = 5.0, count_ignored: b
     reliable, total = (_count(pixels, images) for pixels in (kept, everything))
     factor = torch.where(reliable > 0, total / reliable.clamp_min(1), 1.0)
     return factor if limit is None else factor.clamp_max(limit)
-
-
-def distribution_loss(output: MaskLogits | PixelLogits, labels: UInt8[Tensor, "B H W"], rule: str = "spread") -> Float[Tensor, ""]:
-    """Mean of -log p(label) over the valid pixels: the per-pixel cross-entropy of equations 4 and 5, for mask classification too.
-
-    Args:
-        output: logits; p is `posterior.class_distribution` of them.
-        labels: 255 = ignored.
-        rule: an argument of `class_distribution`.
-    """
-    valid = labels != IGNORE
-    p = class_distribution(output, (labels.shape[1], labels.shape[2]), rule)
-    own = p.gather(1, labels.masked_fill(~valid, 0).long()[:, None])[:, 0]
-    return -(own.clamp_min(FLOOR).log() * valid).sum() / valid.sum().clamp_min(1)
 
 
 def _count(pixels: Tensor, images: bool) -> Int64[Tensor, "*B"]:

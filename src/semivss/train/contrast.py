@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from semivss.data.labels import LabelSet
@@ -14,12 +14,13 @@ from semivss.losses.contrast_sets import RankWindow, contrast_sets, nearest, reg
 from semivss.losses.contrast_watch import ContrastWatch
 from semivss.losses.contrastive import MomentumPrototypes, PoolSampler, contrastive_loss
 from semivss.models.representation import RepresentationHead
-from semivss.models.segmenter import Segmenter
+from semivss.models.segmenter import Segmenter, take_images
 from semivss.posterior import class_distribution
 from semivss.progress import say
 from semivss.settings import Contrast as Settings
 from semivss.settings import Semi
 from semivss.tensors import MaskLogits, PixelLogits
+from semivss.train.targets import Targets
 
 
 def build_representation(segmenter: Segmenter, semi: Semi) -> RepresentationHead | None:
@@ -34,8 +35,16 @@ def build_representation(segmenter: Segmenter, semi: Semi) -> RepresentationHead
 class Contrast:
     """Bank, prototypes and the teacher's last view. Not a module: a copy of the student must not copy the bank."""
 
-    def __init__(self, settings: Settings, label_set: LabelSet, rule: str, device: torch.device, loud: bool = True) -> None:
-        """`loud`: whether this process is the one that warns."""
+    def __init__(self, settings: Settings, label_set: LabelSet, rule: str, patience: int, device: torch.device, loud: bool = True) -> None:
+        """
+        Args:
+            settings: the recipe's section.
+            label_set: the classes.
+            rule: of the class distribution.
+            patience: steps without a share in the loss until a class is named.
+            device: of the bank.
+            loud: whether this process is the one that warns.
+        """
         classes = len(label_set)
         self._settings, self._rule, self._loud = settings, rule, loud
         try:
@@ -47,57 +56,77 @@ class Contrast:
             ) from error
         self._bank = MemoryBank(classes, settings.channels, settings.bank, most=settings.keys, device=device)
         self._prototypes = MomentumPrototypes(classes, settings.channels, device=device) if settings.prototypes else None
-        self._watch = ContrastWatch(label_set.names)
+        self._watch = ContrastWatch(label_set.names, patience)
         self._view: tuple[Tensor, Tensor] | None = None  # the teacher's distribution and representation
 
-    def crops(self, labelled: int, unlabelled: int) -> tuple[int, int]:
-        """How many of the labelled and of the unlabelled crops L_c sees: the first ones of each."""
-        first, second = (max(1, round(self._settings.share * crops)) for crops in (labelled, unlabelled))
-        return first, second
-
     @torch.no_grad()
-    def look(self, average: nn.Module | None, frames: UInt8[Tensor, "N 3 H W"]) -> None:
-        """Let the teacher see the crops of L_c, which the student is about to see. With teacher "self" the student's own view will do."""
+    def look(self, average: nn.Module | None, frames: UInt8[Tensor, "L 3 H W"], targets: Targets) -> None:
+        """Let the teacher see the crops of L_c, which the student is about to see. With teacher "self" the student's own view will do.
+
+        Args:
+            average: the averaged student with its representation head.
+            frames: labelled crops.
+            targets: the unlabelled ones, of which the first strong view counts.
+        """
         self._view = None
         if self._settings.teacher == "ema":
             assert average is not None
+            images = torch.cat([frames, targets.strong[0]])[self._seen(len(frames), len(targets.labels))[0]]
             segmenter, representation = cast(Segmenter, average.segmenter), cast(RepresentationHead, average.representation)
-            output = segmenter(frames)
+            output = segmenter(images)
             self._view = class_distribution(output, rule=self._rule), representation(output.pixel_features)
 
     def loss(
         self,
-        z: Float[Tensor, "N D h w"],
+        representation: nn.Module,
         output: MaskLogits | PixelLogits,
-        labels: UInt8[Tensor, "N H W"],
-        targets: Any,
+        labels: UInt8[Tensor, "L H W"],
+        targets: Targets,
         generator: torch.Generator,
     ) -> Float[Tensor, ""]:
         """lambda_c L_c; the bank takes in this step's keys.
 
         Args:
-            z: representation of the labelled and unlabelled crops that it sees.
-            output: the student's logits of the same crops.
-            labels: of people, then pseudo labels before the split; 255 = none.
-            targets: `semi.Targets` of the unlabelled ones.
+            representation: the student's head.
+            output: the student's, of the labelled crops, then of the first strong view of the unlabelled ones; what follows is not read.
+            labels: of people.
+            targets: of the unlabelled crops.
             generator: on the CPU.
 
         Raises:
             NonFiniteCost: the teacher's representation is not finite.
         """
         settings = self._settings
+        images, given, guessed = self._seen(len(labels), len(targets.labels))
+        seen, targets = take_images(output, images), targets.first(guessed)
+        z = representation(seen.pixel_features)
         with torch.no_grad():
-            p, teacher = self._view or (class_distribution(output, rule=self._rule), z.detach())
+            p, teacher = self._view or (class_distribution(seen, rule=self._rule), z.detach())
             size = (z.shape[2], z.shape[3])
-            cells = regions(labels, targets.doubt, size, targets.gamma, targets.low)
+            cells = regions(torch.cat([labels[:given], targets.labels]), targets.doubt, size, targets.gamma, targets.low)
             sets = contrast_sets(nearest_maps(p, size), cells, self._window, settings.confidence)
         sampler = PoolSampler(generator, settings.anchors, settings.negatives)
-        more: Any = {"temperature": settings.temperature, "generator": generator, "prototypes": self._prototypes}
-        result = contrastive_loss(z, teacher, sets, self._bank, sampler, **more)
+        result = contrastive_loss(
+            z,
+            teacher,
+            sets,
+            self._bank,
+            sampler,
+            temperature=settings.temperature,
+            generator=generator,
+            prototypes=self._prototypes,
+        )
         for line in self._watch.update(result.reasons()):
             if self._loud:
                 say(line)
         return settings.weight * result.loss
+
+    def _seen(self, labelled: int, unlabelled: int) -> tuple[slice | Int64[Tensor, "n"], int, int]:
+        """Which images of a step L_c sees, and how many labelled and unlabelled ones these are: the first ones of each kind."""
+        given, guessed = (max(1, round(self._settings.share * crops)) for crops in (labelled, unlabelled))
+        if given == labelled:  # no copy where one stretch will do
+            return slice(given + guessed), given, guessed
+        return torch.cat([torch.arange(given), labelled + torch.arange(guessed)]), given, guessed
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""

@@ -9,11 +9,10 @@ import torch
 from lightning_fabric import Fabric
 
 from semivss.atomic import atomic_json
-from semivss.data.clips import VideoDataset
-from semivss.data.loader import open_sources, tell_left_out
+from semivss.data.loader import tell_left_out
 from semivss.data.policy import DefectCounter
 from semivss.data.shares import check_classes_shown
-from semivss.data.source import open_source
+from semivss.data.source import open_source, open_sources, same_classes
 from semivss.errors import DataError, SemivssError
 from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
@@ -92,8 +91,11 @@ class Run:
         self.optimizer = build_optimizer(self.method.module, recipe.train)
         module, optimizer = fabric.setup(self.method.module, self.optimizer)
         module.train()
-        fresh, decay = given.weights is None, recipe.train.ema
-        self.ema = AveragedModel(self.method.module, decay, ramp=fresh) if decay else None
+        self.ema = None
+        if decay := recipe.train.ema:
+            random = "" if given.weights is None else "representation."  # a new head, however well the student is trained
+            begin = recipe.semi.supervised_steps if recipe.semi is not None and random else 0
+            self.ema = AveragedModel(self.method.module, decay, random=random, begin=begin)
         self.training = Training(self.method, module, optimizer, None if self.ema is None else self.ema.module)
         self.journal: Journal | None = None
 
@@ -184,7 +186,7 @@ class Run:
         if data.val is None:
             return None
         dataset = open_source(data.val, data.policy)
-        _same_classes(self.datasets[0], dataset)
+        same_classes(self.datasets[0], dataset)
         stride = self.recipe.train.evaluate_stride
         return Validation.of(dataset, data.policy, data.augment.base, stride=stride, rank=fabric.global_rank, world=fabric.world_size)
 
@@ -251,11 +253,3 @@ def pooled(fabric: Fabric, confusion: Confusion) -> Confusion:
     """The sum of all processes' counts, on all of them."""
     counts = fabric.all_reduce(torch.from_numpy(confusion.counts).to(fabric.device), reduce_op="sum")
     return Confusion(confusion.num_classes, counts.cpu().numpy())
-
-
-def _same_classes(first: VideoDataset, other: VideoDataset) -> None:
-    if other.label_set.names != first.label_set.names:
-        raise DataError(
-            f"{other.name} has the classes of {other.label_set.name}, {first.name} those of {first.label_set.name}; "
-            "give one of them a remap to the other's classes"
-        )

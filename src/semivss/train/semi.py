@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Float, UInt8
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -21,23 +21,25 @@ from semivss.data.labels import LabelSet
 from semivss.data.loader import Batches, labelled_batches, unlabelled_batches
 from semivss.data.policy import DefectCounter
 from semivss.data.pseudo import check_classes
-from semivss.data.source import open_source
+from semivss.data.source import open_unlabelled
 from semivss.errors import SemivssError, WeightsError
 from semivss.losses.matcher import NonFiniteCost
 from semivss.losses.supervised import supervised_loss
 from semivss.losses.unsupervised import unsupervised_loss
 from semivss.models.segmenter import Segmenter, take_images
-from semivss.posterior import class_distribution, entropy, entropy_percentile, split_labels
+from semivss.posterior import class_distribution, entropy, entropy_percentile
 from semivss.recipe import Recipe
 from semivss.settings import Semi
-from semivss.tensors import IGNORE, Batch, Split, UnlabelledBatch
+from semivss.tensors import IGNORE, Batch, UnlabelledBatch
 from semivss.train.contrast import Contrast, build_representation
 from semivss.train.method import Given
 from semivss.train.mixing import mix
 from semivss.train.previous import PreviousTeachers
+from semivss.train.targets import Targets
 from semivss.train.threshold import LEAST, alpha_at, cut
 
 IN_VAIN = 100  # batches in a row without a reliable pixel until retraining stops
+PATIENCE = 500  # steps, or a quarter of a shorter training, that a class may have no part in L_c until that is said
 
 
 @dataclass(frozen=True)
@@ -80,40 +82,6 @@ class JointBatches:
             yield JointBatch(batch, next(others))
 
 
-class Targets:
-    """What the unlabelled part of a step is to teach: mixed crops with their pseudo labels, and where these are trusted.
-
-    No dataclass: mixed precision would look into it and round the doubts to 8 bits.
-    """
-
-    def __init__(
-        self,
-        strong: UInt8[Tensor, "V N 3 H W"],
-        labels: UInt8[Tensor, "N H W"],
-        doubt: Float[Tensor, "N H W"],
-        gamma: float | Shaped[Tensor, "C"],
-        low: float | None,
-    ) -> None:
-        """
-        Args:
-            strong: V views of the crops.
-            labels: before the split, 255 = erased or padding.
-            doubt: entropies or their codes.
-            gamma: a doubt from here on is unreliable; one number, or one a class.
-            low: largest doubt of a pixel that may be an anchor; none = all reliable ones.
-        """
-        self.strong, self.labels, self.doubt, self.gamma, self.low = strong, labels, doubt, gamma, low
-
-    def first(self, crops: int) -> "Targets":
-        """Those of the first crops, under the whole batch's thresholds."""
-        return Targets(self.strong[:, :crops], self.labels[:crops], self.doubt[:crops], self.gamma, self.low)
-
-    @functools.cached_property
-    def split(self) -> Split:
-        """Reliable labels, and where they are not."""
-        return split_labels(self.labels, self.doubt, self.gamma)
-
-
 class SemiObjective(nn.Module):
     """The student, with its representation head where L_c is on, and the whole loss: what DDP and autocast wrap."""
 
@@ -137,14 +105,14 @@ class SemiObjective(nn.Module):
         """
         settings = self.segmenter.settings
         if targets is None:
-            return supervised_loss(self.segmenter(frames), labels, settings, generator) | self._idle()
+            return supervised_loss(self.segmenter(frames), labels, settings, generator, self._semi.likelihood) | self._idle()
         views, crops = targets.strong.shape[:2]
         alter = None
         if views == 2 and self._semi.strong.complementary:
             dealt = torch.rand(crops, generator=generator) < self._semi.strong.complementary
             alter = functools.partial(deal_out_channels, dealt=dealt, generator=generator)
         output = self.segmenter(torch.cat([frames, *targets.strong]), alter)
-        terms = supervised_loss(take_images(output, slice(len(frames))), labels, settings, generator)
+        terms = supervised_loss(take_images(output, slice(len(frames))), labels, settings, generator, self._semi.likelihood)
         split = targets.split
         for view in range(views):
             own = slice(len(frames) + view * crops, len(frames) + (view + 1) * crops)
@@ -152,13 +120,7 @@ class SemiObjective(nn.Module):
                 terms[f"unlabelled_{name}"] = terms.get(f"unlabelled_{name}", 0) + term / views
         if contrast is None or self.representation is None:
             return terms | self._idle()
-        given, guessed = contrast.crops(len(frames), crops)
-        images: slice | Tensor = slice(given + guessed)  # no copy where L_c sees all labelled crops
-        if given < len(frames):
-            images = torch.cat([torch.arange(given), len(frames) + torch.arange(guessed)]).to(frames.device)
-        seen, targets = take_images(output, images), targets.first(guessed)
-        z = self.representation(seen.pixel_features)
-        return terms | {"contrast": contrast.loss(z, seen, torch.cat([labels[:given], targets.labels]), targets, generator)}
+        return terms | {"contrast": contrast.loss(self.representation, output, labels, targets, generator)}
 
     def _idle(self) -> dict[str, Tensor]:
         """A term of 0 that keeps an unused representation head in the graph: DDP waits for the gradient of every parameter."""
@@ -195,7 +157,7 @@ class SemiSupervised:
         self, recipe: Recipe, semi: Semi, datasets: Sequence[VideoDataset], segmenter: Segmenter, given: Given, fabric: Fabric
     ) -> None:
         """Raises SemivssError for missing or unfitting data, weights or pseudo labels."""
-        self._recipe, self._semi, self._datasets = recipe, semi, datasets
+        self._recipe, self._semi, self._datasets, self._fabric = recipe, semi, datasets, fabric
         self._unlabelled = () if semi.mode == "supervised" else _unlabelled(recipe)
         self._stored = _stored(semi, self._unlabelled, given, recipe, datasets[0].label_set)
         if given.weights is not None:
@@ -208,7 +170,8 @@ class SemiSupervised:
                     f"{recipe.name}: semi.contrast.prototypes works in one process, since each of {fabric.world_size} would keep its own "
                     "and a checkpoint holds one; leave it out, or train in one process"
                 )
-            self._contrast = Contrast(semi.contrast, segmenter.label_set, segmenter.rule, fabric.device, fabric.is_global_zero)
+            patience = min(PATIENCE, max(1, recipe.train.steps // 4)) * recipe.train.accumulate
+            self._contrast = Contrast(semi.contrast, segmenter.label_set, segmenter.rule, patience, fabric.device, fabric.is_global_zero)
         self._previous = None
         if semi.mode == "online" and semi.previous:
             self._previous = PreviousTeachers(segmenter, semi.previous, semi.previous_every, fabric.device)
@@ -229,10 +192,12 @@ class SemiSupervised:
         self, module: nn.Module, average: nn.Module | None, batch: JointBatch, step: int, generator: torch.Generator
     ) -> dict[str, Tensor]:
         frames, labels = batch.labelled.flat()
-        targets = None if batch.unlabelled is None else self._targets(batch.unlabelled, average, step, generator)
-        if targets is not None and self._contrast is not None:
-            given, guessed = self._contrast.crops(len(frames), len(targets.labels))
-            self._contrast.look(average, torch.cat([frames[:given], targets.strong[0, :guessed]]))
+        targets = None
+        if batch.unlabelled is not None:
+            with self._fabric.autocast():  # the teacher's passes cost as the student's do
+                targets = self._targets(batch.unlabelled, average, step, generator)
+                if self._contrast is not None:
+                    self._contrast.look(average, frames, targets)
         terms: dict[str, Tensor] = module(frames, labels, targets, self._contrast, generator)
         return terms
 
@@ -268,7 +233,10 @@ class SemiSupervised:
         known, reliable = batch.labels != IGNORE, targets.split.labels != IGNORE
         self._notes = {"reliable": int(reliable.sum()) / max(int(known.sum()), 1), "alpha": alpha}
         guessed = torch.ones_like(known) if self._stored is None else batch.doubt >= LEAST  # not labelled by a person
-        self._in_vain = self._in_vain + 1 if (known & guessed).any() and not (reliable & guessed).any() else 0
+        counts = torch.stack([(known & guessed).sum(), (reliable & guessed).sum()])
+        if self._fabric.world_size > 1:  # all processes judge alike, and stop together
+            counts = self._fabric.all_reduce(counts, reduce_op="sum")
+        self._in_vain = self._in_vain + 1 if counts[0] and not counts[1] else 0
         train = self._recipe.train
         most = min(IN_VAIN, (train.steps - self._semi.supervised_steps) * train.accumulate)
         if self._in_vain >= most:
@@ -326,7 +294,7 @@ def start_from(segmenter: Segmenter, folder: Path) -> None:
 def _unlabelled(recipe: Recipe) -> tuple[VideoDataset, ...]:
     if not recipe.data.unlabelled:
         raise SemivssError(f"{recipe.name}: no unlabelled video to retrain on; add [[data.unlabelled]] to the recipe")
-    return tuple(open_source(source, recipe.data.policy) for source in recipe.data.unlabelled)  # their classes are never asked for
+    return open_unlabelled(recipe.data.unlabelled, recipe.data.policy)
 
 
 def _stored(semi: Semi, unlabelled: Sequence[VideoDataset], given: Given, recipe: Recipe, label_set: LabelSet) -> Sequence[Any] | None:

@@ -43,7 +43,7 @@ def cut(
     """
     match threshold.kind:
         case "absolute":
-            return threshold.gamma if stored is None else float(code_of_entropy(threshold.gamma, num_classes))
+            return threshold.gamma if stored is None else max(float(code_of_entropy(threshold.gamma, num_classes)), LEAST)
         case "dataset_percentile":
             assert stored is not None, "the recipe refuses dataset percentiles without stored labels"
             return _of_histograms(stored, alpha, threshold.per_class, labels.device)
