@@ -35,10 +35,21 @@ from semivss.train.method import Given
 from semivss.train.processes import start_fabric
 from semivss.train.steps import train_step
 
+WHOLE = ["semi.contrast.share=1", "semi.contrast.anchors=256"]
+CAMVID = [  # the model and crops of recipes/camvid/semi_1_32.toml, on toy frames
+    "model={backbone='timm/tf_efficientnet_lite0', weights='lite0', head='pixel', pixel={channels=96}}",
+    "data.augment.crop=[192, 256]",
+    "semi.train.batch=4",
+    "semi.unlabelled_batch=4",
+    "semi.contrast.channels=96",
+    "semi.contrast.anchors=256",
+]
 CASES: dict[str, list[str]] = {
     "as in the demo": [],
-    "on all crops": ["semi.contrast.share=1"],
-    "on all crops, its teacher the student itself": ["semi.contrast.share=1", 'semi.contrast.teacher="self"'],
+    "all crops, 256 anchors": WHOLE,
+    "all crops, 256 anchors, its teacher the student itself": [*WHOLE, 'semi.contrast.teacher="self"'],
+    "EfficientNet-Lite0, half of the crops, stride 8": [*CAMVID, "semi.contrast.share=0.5"],
+    "EfficientNet-Lite0, all crops, stride 4": [*CAMVID, "semi.contrast.share=1", "semi.contrast.stride=4"],
 }
 SETTING = ["data.unlabelled.0.toy={clips=4, first_clip=4}", "semi.contrast.confidence=0"]
 STEPS = 4  # a round

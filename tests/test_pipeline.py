@@ -64,7 +64,17 @@ def test_the_demo_goes_through_the_whole_method(tmp_path):
     run(demo_recipe([*SMALL, *more]), tmp_path)
     assert {"teacher", "student", "retrained", "predictions", "compare", "report"} <= {path.name for path in tmp_path.iterdir()}
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert list(scores["comparison"]) == ["teacher", "student", "retrained", "ensemble"]
+    assert list(scores["comparison"]) == ["teacher", "student", "control", "retrained_no_contrast", "retrained", "ensemble"]
+    assert list(scores["provenance"]["models"]) == ["teacher", "retrained"]  # controls are there for comparison alone
+    stamps = {
+        name: json.loads((tmp_path / name / "stamp.json").read_text())["inputs"]
+        for name in ("control", "retrained_no_contrast", "retrained")
+    }
+    assert stamps["control"]["semi.mode"] == '"supervised"'
+    assert not [name for name in stamps["control"] if name.startswith("pseudo")]
+    left_out, whole = stamps["retrained_no_contrast"], stamps["retrained"]
+    assert {name for name in whole if whole[name] != left_out.get(name)} == {"semi.contrast.weight"}
+    assert len({stamp["train.seed"] for stamp in stamps.values()}) == 1  # the same crops
     assert scores["comparison"]["ensemble"]["test"]["miou"] == scores["test"]["miou"]
     assert "ensemble" in (tmp_path / "report/index.html").read_text()
 

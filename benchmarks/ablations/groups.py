@@ -166,6 +166,7 @@ TOY = Group(
         "semi.contrast.anchors=256",
         "semi.threshold={alpha=20}",
         "pseudo.align=0",
+        "semi.controls=[]",
         *LAST,
     ),
     modes=(*CORE, *BALANCED),

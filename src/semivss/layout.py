@@ -24,7 +24,7 @@ def retrained(recipe: Recipe, number: int) -> dict[str, str]:
 def controls(recipe: Recipe) -> dict[str, str]:
     """Training folders of the students that are there for comparison, by what `semi.controls` calls them."""
     folders = {"supervised": "control", "no_contrast": "retrained_no_contrast"}
-    return {name: folders[name] for name in recipe.semi.controls} if recipe.semi else {}
+    return {name: folders[name] for name in recipe.semi.controls} if recipe.semi and recipe.semi.mode != "supervised" else {}
 
 
 def trained(recipe: Recipe) -> list[str]:

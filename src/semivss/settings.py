@@ -264,6 +264,7 @@ class Contrast(Settings):
     high_rank: Positive = 20  # r_h: an unreliable pixel is a negative of the classes from r_l up to before this rank
     share: float = Field(1.0, gt=0, le=1)  # of the labelled and of the unlabelled crops of a batch; L_c and its teacher see these alone
     bank: Positive = 4096  # keys a class
+    bank_precision: Annotated[Literal["32", "bf16"], BeforeValidator(_bits)] = "32"  # of the keys that are kept
     keys: Positive = 256  # new keys a class and step, at most
     anchor_set: Literal["paper", "code"] = "paper"  # unlabelled anchors: all reliable pixels | the alpha percent of lowest entropy
     teacher: Literal["ema", "self"] = "ema"  # whose features are keys and prototypes: those of the averaged student | its own, detached
@@ -324,8 +325,6 @@ class Semi(Settings):
             raise ValueError("semi.train.ema must be above 0 in mode online: the averaged weights are the teacher")
         if self.mode == "online" and self.threshold.kind == "dataset_percentile":
             raise ValueError('semi.threshold.kind "dataset_percentile" needs stored pseudo labels; take batch_percentile in mode online')
-        if self.controls and self.mode == "supervised":
-            raise ValueError("semi.controls are for modes that learn from unlabelled video; mode supervised is a control itself")
         if self.mode == "offline" and self.previous:
             raise ValueError("semi.previous needs mode online: the labels of mode offline are made before")
         if self.contrast.weight and self.contrast.teacher == "ema" and not self.train.ema and self.mode != "supervised":

@@ -42,6 +42,23 @@ def test_gains_are_measured_from_the_student_and_the_best_is_marked() -> None:
     assert teacher[3].value is None
 
 
+def test_gains_are_measured_from_a_control_of_equal_steps_where_there_is_one() -> None:
+    semi = RECIPE.semi.model_copy(update={"controls": ("supervised",)})
+    recipe = RECIPE.model_copy(update={"semi": semi})
+    table = comparison(recipe, CONTENT | {"control": _scores(0.45, 0.8)})
+    assert table is not None
+    assert table.baseline == "student, as many steps again on labelled frames"
+    assert table.fair
+    gains = {row.title: row.cells[0].gain for row in table.rows}
+    assert gains[table.baseline] is None
+    assert gains["student, retrained"] == pytest.approx(0.16)
+    assert gains["student, labelled frames only"] == pytest.approx(-0.05)
+    alone = comparison(recipe, CONTENT)  # it was not scored
+    assert alone is not None
+    assert alone.baseline == "student, labelled frames only"
+    assert not alone.fair
+
+
 def test_picture_names_models_and_numbers() -> None:
     table = comparison(RECIPE, CONTENT)
     assert table is not None

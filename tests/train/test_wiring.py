@@ -117,13 +117,13 @@ def test_settings_of_the_contrastive_loss_reach_it(world, tmp_path, monkeypatch)
     heads, terms = calls_of(monkeypatch, contrast, "RepresentationHead"), calls_of(monkeypatch, semi.SemiObjective, "forward")
     windows, percentiles = calls_of(monkeypatch, contrast.RankWindow, "scaled"), calls_of(monkeypatch, semi, "entropy_percentile")
     settings = {"weight": 0.7, "channels": 12, "stride": 8, "anchors": 9, "negatives": 7, "temperature": 0.3, "confidence": 0.05}
-    settings |= {"low_rank": 1, "high_rank": 2, "bank": 33, "keys": 5, "anchor_set": "code", "prototypes": True}
+    settings |= {"low_rank": 1, "high_rank": 2, "bank": 33, "keys": 5, "bank_precision": "bf16", "anchor_set": "code", "prototypes": True}
     train(recipe(world, contrast=settings), tmp_path / "out", given=Given(None, None))
     assert heads[0].arguments[1:] == (12,)
     assert heads[0].named == {"stride": 8}
     assert windows[0].arguments == (3, 1, 2)
     assert calls["MemoryBank"][0].arguments == (3, 12, 33)
-    assert calls["MemoryBank"][0].named["most"] == 5
+    assert (calls["MemoryBank"][0].named["most"], calls["MemoryBank"][0].named["dtype"]) == (5, torch.bfloat16)
     assert [call.arguments[1:] for call in calls["PoolSampler"]] == [(9, 7)] * 3
     assert [call.arguments[3] for call in calls["contrast_sets"]] == [0.05] * 3
     assert [call.named["temperature"] for call in calls["contrastive_loss"]] == [0.3] * 3

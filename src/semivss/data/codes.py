@@ -24,9 +24,14 @@ def code_of_entropy(entropy: Float[np.ndarray, "..."] | float, num_classes: int)
     return np.asarray(np.rint(HIGHEST * np.sqrt(share)), np.uint16)
 
 
+def relative_entropy(codes: Any) -> Float[np.ndarray, "..."]:
+    """Shares of the largest entropy, H / log C, float64, of integer codes (an array or one number)."""
+    return np.asarray(np.square(np.asarray(codes, np.float64) / HIGHEST))
+
+
 def entropy_of_code(codes: Any, num_classes: int) -> Float[np.ndarray, "..."]:
     """Entropies in nats, float64, of integer codes (an array or one number)."""
-    return np.asarray(np.square(np.asarray(codes, np.float64) / HIGHEST) * math.log(num_classes))
+    return np.asarray(relative_entropy(codes) * math.log(num_classes))
 
 
 def code_histogram(labels: UInt8[np.ndarray, "H W"], codes: UInt16[np.ndarray, "H W"], num_classes: int) -> Int64[np.ndarray, "C 4096"]:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ class PseudoFolder:
         """Of every pseudo class the code from which on a pixel is unreliable, so that `alpha` percent of all labelled pixels are, or
         of each class's; a class without a pixel then has the code that none reaches.
         """
-        return class_thresholds(self.histogram, alpha, per_class)
+        return dataset_thresholds([self], alpha, per_class)
 
     def check(self, dataset: VideoDataset, policy: Policy = "strict") -> None:
         """See that every frame of `dataset` is labelled; its classes do not matter, since it may have none.
@@ -106,6 +106,11 @@ class PseudoFolder:
             more = f" ({len(missing)} of {len(names)} frames are missing)" if len(missing) > 1 else ""
             remedy = f"label the whole of {dataset.name}: semivss pseudo-label goes on where it stopped"
             raise DataError(f"{self.folder}: incomplete, no pseudo label of {missing[0]}{more}; {remedy}")
+
+
+def dataset_thresholds(folders: Sequence[PseudoFolder], alpha: float, per_class: bool) -> Int64[np.ndarray, "C"]:
+    """`PseudoFolder.thresholds` over the pixels of several folders together."""
+    return class_thresholds(np.sum([folder.histogram for folder in folders], axis=0), alpha, per_class)
 
 
 def open_pseudo(folder: Path, *, accept_edited: bool = False) -> PseudoFolder:

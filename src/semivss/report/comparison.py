@@ -1,11 +1,11 @@
-"""The models' scores in, the table that sets them side by side out: what each stage of a run brought over the supervised student."""
+"""The models' scores in, the table that sets them side by side out: what retraining brought over a control of equal steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from semivss.errors import DataError
-from semivss.layout import ENSEMBLE, final_models, plain_name, supervised, trained
+from semivss.layout import ENSEMBLE, controls, final_models, plain_name, supervised, trained
 from semivss.metrics.scores import percent
 from semivss.recipe import Recipe
 from semivss.report.plots import bars
@@ -39,6 +39,7 @@ class Comparison:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     baseline: str  # title of the row that gains are measured from; empty without one
+    fair: bool  # whether that row had as many steps as the retrained student
     picture: str | None
 
     @property
@@ -61,13 +62,15 @@ def comparison(recipe: Recipe, content: Mapping[str, Any]) -> Comparison | None:
     names = list(dict.fromkeys(name for name, _ in columns))
     columns.sort(key=lambda column: names.index(column[0]))  # a metric that only a later model has joins its set
     values = {model: [content[model].get(name, {}).get(metric) for name, metric in columns] for model in models}
-    base = supervised(recipe)["student"]
+    control = controls(recipe).get("supervised", "")
+    base = control if control in content else supervised(recipe)["student"]
     best = [max((value for value in column if value is not None), default=None) for column in zip(*values.values(), strict=True)]
     return Comparison(
         groups=tuple((name, sum(own == name for own, _ in columns)) for name in names),
         columns=tuple(_TITLES.get(metric, metric.upper()) for _, metric in columns),
         rows=tuple(_row(recipe, model, values[model], values.get(base) if model != base else None, best) for model in models),
         baseline=plain_name(recipe, base) if base in values else "",
+        fair=base == control,
         picture=bars({name: [(plain_name(recipe, model), content[model].get(name, {}).get("miou")) for model in models] for name in names}),
     )
 
@@ -85,7 +88,7 @@ def _row(
 
 
 def _ordered(recipe: Recipe, content: Mapping[str, Any]) -> list[str]:
-    """The supervised student first, since the others are measured from it; then as they were made, the ensemble last."""
+    """The supervised student first; then as they were made, the ensemble last."""
     made = [supervised(recipe)["student"], *trained(recipe), ENSEMBLE]
     known = [name for name in dict.fromkeys(made) if name in content]
     return known + [name for name in content if name not in known]

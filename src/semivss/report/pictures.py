@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from semivss.data.clips import Clip, VideoDataset
-from semivss.data.images import read_mask
+from semivss.data.codes import relative_entropy
+from semivss.data.images import read_codes, read_mask
 from semivss.data.labels import IGNORE, LabelSet
 from semivss.data.palette import blend, colorize
 from semivss.data.policy import read_labels
@@ -75,17 +76,13 @@ class Material:
         return read_mask(self.predictions / video / f"{stem}.png")
 
     def entropy(self, video: str, stem: str) -> Float[np.ndarray, "H W"] | None:
-        """Entropy as a share of its maximum, 0..1; None where none was written.
-
-        The file holds round(65535 * sqrt(H / log C)) in 16 bits.
-        """
+        """Entropy as a share of its maximum, 0..1; None where none was written."""
         path = self.predictions / "entropy" / video / f"{stem}.png"
         if not path.is_file():
             return None
         try:
-            with Image.open(path) as image:
-                return np.square(np.asarray(image, np.float64) / 65535)
-        except OSError:  # a damaged picture of doubt is no reason to do without a report
+            return relative_entropy(read_codes(path))
+        except DefectError:  # a damaged picture of doubt is no reason to do without a report
             return None
 
     def truth(self, clip: Clip, index: int) -> UInt8[np.ndarray, "H W"]:

@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 
 from semivss.atomic import atomic_json
 from semivss.data.clips import Clip, VideoDataset
-from semivss.data.codes import HIGHEST, entropy_of_code, reliable
+from semivss.data.codes import HIGHEST, entropy_of_code, relative_entropy, reliable
 from semivss.data.policy import DefectCounter, Policy, read_labels
 from semivss.data.pseudo import PseudoFolder, check_classes
 from semivss.errors import DataError
@@ -208,7 +208,7 @@ def _row(folder: PseudoFolder, clip: Clip | None, video: str, stem: str, thresho
         title=f"{video}/{stem}",
         frame=clip.frame(list(clip.stems).index(stem)) if clip is not None and there else None,
         labels=labels,
-        doubt=np.sqrt(entropy_of_code(codes, 2) / entropy_of_code(HIGHEST, 2)),
+        doubt=np.sqrt(relative_entropy(codes)),
         reliable=reliable(labels, codes, thresholds),
         truth=_truth(clip, video, stem, labels, policy, DefectCounter()),
     )

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt16
 
 from semivss.data.clips import Clip
-from semivss.data.codes import BIN_WIDTH, HIGHEST, class_thresholds, code_of_entropy, entropy_of_code, reliable
+from semivss.data.codes import BIN_WIDTH, HIGHEST, code_of_entropy, entropy_of_code, relative_entropy, reliable
 from semivss.data.labels import IGNORE
 from semivss.data.palette import colorize
 from semivss.data.policy import Policy, read_labels
-from semivss.data.pseudo import PseudoFolder, open_pseudo
+from semivss.data.pseudo import PseudoFolder, dataset_thresholds, open_pseudo
 from semivss.data.source import open_source
 from semivss.errors import DefectError, SemivssError
 from semivss.layout import pseudo_folders, rounds
@@ -143,11 +143,11 @@ def thresholds(folders: Sequence[PseudoFolder], threshold: Threshold) -> Int64[n
 
     Percentiles are those over all pixels of `folders`; training with `batch_percentile` takes them within each batch instead.
     """
-    counts = np.sum([folder.histogram for folder in folders], axis=0)
     if threshold.kind == "absolute":
-        bins = math.ceil(int(code_of_entropy(threshold.gamma, len(counts))) / BIN_WIDTH)
-        return np.full(len(counts), bins * BIN_WIDTH, np.int64)
-    return class_thresholds(counts, threshold.alpha, threshold.per_class)
+        classes = len(folders[0].label_set)
+        bins = math.ceil(int(code_of_entropy(threshold.gamma, classes)) / BIN_WIDTH)
+        return np.full(classes, bins * BIN_WIDTH, np.int64)
+    return dataset_thresholds(folders, threshold.alpha, threshold.per_class)
 
 
 def _cut_text(threshold: Threshold, cuts: Int64[np.ndarray, "C"]) -> str:
@@ -200,9 +200,8 @@ def _row(rank: str, counts: Kept, name: _Name, cuts: Int64[np.ndarray, "C"]) -> 
     frame, truth, label_set = one.frame(video, stem), one.truth(video, stem, labels.shape), one.folder.label_set
     colored = fit(colorize(labels, label_set.colors), PANEL_WIDTH, smooth=False)
     dropped = fit(_dropped(labels, codes, cuts)[..., None].repeat(3, 2).astype(np.uint8), PANEL_WIDTH, smooth=False)
-    share = np.square(codes / HIGHEST)  # of the largest entropy
     pictures = [] if frame is None else [("frame", jpeg(fit(frame, PANEL_WIDTH)))]
-    pictures += [("pseudo label", png(colored)), ("entropy", jpeg(fit(heat(share), PANEL_WIDTH)))]
+    pictures += [("pseudo label", png(colored)), ("entropy", jpeg(fit(heat(relative_entropy(codes)), PANEL_WIDTH)))]
     pictures += [("reliable pixels", png(np.where(dropped > 0, _stripes(colored.shape[:2]), colored)))]
     pictures += [] if truth is None else [("truth", png(fit(colorize(truth, label_set.colors), PANEL_WIDTH, smooth=False)))]
     shown = legend(label_set, *([labels] if truth is None else [labels, truth]))

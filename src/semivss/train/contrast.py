@@ -54,7 +54,8 @@ class Contrast:
                 f"semi.contrast: nothing to contrast among {classes} classes ({error}); leave out low_rank and high_rank, "
                 "or with a single class set semi.contrast.weight = 0"
             ) from error
-        self._bank = MemoryBank(classes, settings.channels, settings.bank, most=settings.keys, device=device)
+        kind = torch.bfloat16 if settings.bank_precision == "bf16" else torch.float32
+        self._bank = MemoryBank(classes, settings.channels, settings.bank, most=settings.keys, dtype=kind, device=device)
         self._prototypes = MomentumPrototypes(classes, settings.channels, device=device) if settings.prototypes else None
         self._watch = ContrastWatch(label_set.names, patience)
         self._view: tuple[Tensor, Tensor] | None = None  # the teacher's distribution and representation

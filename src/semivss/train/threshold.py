@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from semivss.data.codes import class_thresholds, code_of_entropy
-from semivss.data.pseudo import PseudoFolder
+from semivss.data.codes import code_of_entropy
+from semivss.data.pseudo import PseudoFolder, dataset_thresholds
 from semivss.posterior import unreliability_threshold, unreliability_thresholds
 from semivss.settings import Threshold
 from semivss.tensors import IGNORE
@@ -46,15 +45,11 @@ def cut(
             return threshold.gamma if stored is None else max(float(code_of_entropy(threshold.gamma, num_classes)), LEAST)
         case "dataset_percentile":
             assert stored is not None, "the recipe refuses dataset percentiles without stored labels"
-            return _of_histograms(stored, alpha, threshold.per_class, labels.device)
+            codes = dataset_thresholds(stored, alpha, threshold.per_class)
+            return torch.tensor(codes, dtype=torch.float32, device=labels.device).clamp_min(LEAST)
         case "batch_percentile":
             unsure = labels if stored is None else labels.masked_fill(doubt < LEAST, IGNORE)  # corrected by hand: moves no threshold
             least = 0.0 if stored is None else LEAST  # and is below every one
             if not threshold.per_class:
                 return max(unreliability_threshold(doubt, unsure, alpha), least)
             return unreliability_thresholds(doubt, unsure, alpha, num_classes).clamp_min(least)
-
-
-def _of_histograms(stored: Sequence[PseudoFolder], alpha: float, per_class: bool, device: torch.device) -> Tensor:
-    counts = np.sum([folder.histogram for folder in stored], axis=0)
-    return torch.tensor(class_thresholds(counts, alpha, per_class), dtype=torch.float32, device=device).clamp_min(LEAST)
