@@ -45,7 +45,8 @@ def test_the_modes_of_the_paper_have_its_settings(tmp_path):
 
 
 @pytest.mark.parametrize("group", groups.GROUPS)
-def test_every_cell_resolves(group, tmp_path):
+def test_every_cell_resolves(group, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "held_out_lists", lambda overrides, folder: overrides)  # which reads CamVid's lists
     for subset in range(len(groups.GROUPS[group].subsets)):
         for mode in groups.GROUPS[group].modes:
             if mode != groups.EQUAL_CPU:

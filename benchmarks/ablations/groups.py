@@ -188,6 +188,26 @@ GROUPS = {
         modes=tuple(mode for mode in CORE if mode != EQUAL_CPU),
         seeds=(0,),
         validation=True,
+        in_full=(STUDENT, CONTROL, "online", "offline"),
+    ),
+    "camvid_both": Group(  # as the paper's table 3: both models retrained, then their ensemble
+        CAMVID,
+        {"clips_1_32 seed 0": camvid_subset("clips_1_32_seed0")},
+        modes=(BOTH,),
+        seeds=(0,),
+        validation=True,
+        shares="camvid",
+    ),
+    "camvid_tries": Group(  # what the recipe's settings were chosen by: videos that no test is about
+        CAMVID,
+        {
+            "clips_1_32 seed 0 without 0016E5_a": held_out("clips_1_32_seed0", "0016E5_a"),
+            "clips_1_32 seed 1 without 0006R0": held_out("clips_1_32_seed1", "0006R0"),
+        },
+        LAST,
+        modes=(STUDENT, CONTROL, "online, no L_c", "offline, no L_c"),
+        seeds=(0,),
+        in_full=(),
     ),
     "camvid_fractions": Group(
         CAMVID,
