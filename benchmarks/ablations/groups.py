@@ -10,6 +10,7 @@ STUDENT = "labelled only"
 CONTROL = "control, equal steps"
 EQUAL_CPU = "control, equal CPU"  # as many more steps as "online", the dearest mode, takes CPU time
 EVERYTHING = "all labels"
+WITHOUT = ", no L_c"  # ends the name of a mode's twin
 LIKELIHOOD = "online, -log p"  # the cross-entropy of equations 4 and 5 beside the losses of masks
 NO_CONTRAST = "semi.contrast.weight=0"
 CORE: dict[str, list[str]] = {
@@ -17,9 +18,9 @@ CORE: dict[str, list[str]] = {
     CONTROL: ["semi.mode=supervised"],
     "online": ["semi.mode=online"],
     EQUAL_CPU: ["semi.mode=supervised"],
-    "online, no L_c": ["semi.mode=online", NO_CONTRAST],
+    f"online{WITHOUT}": ["semi.mode=online", NO_CONTRAST],
     "offline": ["semi.mode=offline"],
-    "offline, no L_c": ["semi.mode=offline", NO_CONTRAST],
+    f"offline{WITHOUT}": ["semi.mode=offline", NO_CONTRAST],
     EVERYTHING: [],
 }
 FALLING = "semi.threshold={alpha=20}"  # as published: one threshold for all classes, which lets in every pixel in the end
