@@ -25,9 +25,9 @@ CORE: dict[str, list[str]] = {
 }
 FALLING = "semi.threshold={alpha=20}"  # as published: one threshold for all classes, which lets in every pixel in the end
 VARIANTS: dict[str, list[str]] = {
-    "online, falling threshold": ["semi.mode=online", FALLING],
+    "online, falling threshold": ["semi.mode=online", NO_CONTRAST, FALLING],
     "online, aligned": ["semi.mode=online", "semi.align=1"],
-    "offline, falling threshold": ["semi.mode=offline", FALLING],
+    "offline, falling threshold": ["semi.mode=offline", NO_CONTRAST, FALLING],
     "offline, aligned": ["semi.mode=offline", "pseudo.align=1"],
 }
 BOTH = "offline, teacher too"  # as in the paper's table 3; CPU seconds are the student's alone
@@ -173,9 +173,15 @@ TOY = Group(
         "semi.controls=[]",
         *LAST,
     ),
-    modes=(*CORE, *VARIANTS),
+    modes=(*CORE, "online, aligned", "offline, aligned", BOTH),
 )
-BEYOND = ("online, two strong views", "online, earlier teachers", "offline, no L_c", "offline, 2 rounds")
+BEYOND = (
+    "online, falling threshold",
+    "offline, falling threshold",
+    "online, two strong views",
+    "online, earlier teachers",
+    "offline, 2 rounds",
+)
 GROUPS = {
     "toy": TOY,
     "toy_contrast": replace(
@@ -187,7 +193,7 @@ GROUPS = {
         shares="toy",
     ),
     "toy_beyond": replace(
-        TOY, fixed=(*TOY.fixed, *TRIES), modes=(CONTROL, "online, no L_c", *BEYOND), seeds=(0,), in_full=(), shares="toy"
+        TOY, fixed=(*TOY.fixed, *TRIES), modes=(CONTROL, "online, no L_c", "offline, no L_c", *BEYOND), seeds=(0,), in_full=(), shares="toy"
     ),
     "camvid": Group(
         CAMVID,
