@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -129,7 +128,7 @@ def test_what_the_contrast_adds_and_how_much_of_the_gap_is_closed(capsys):
     assert not capsys.readouterr().out  # nothing to compare with
 
 
-@pytest.mark.skipif("SEMIVSS_CAMVID" not in os.environ, reason="needs SEMIVSS_CAMVID")
+@pytest.mark.usefixtures("camvid")
 def test_a_held_out_video_is_neither_labelled_nor_unlabelled(tmp_path):
     subset = groups.held_out("clips_1_32_seed0", "0016E5_a")
     values = [override.split("=", 1)[1] for override in groups.held_out_lists(subset.few, tmp_path)]
