@@ -28,9 +28,7 @@ FALLING = (
 )
 VARIANTS: dict[str, list[str]] = {
     "online, falling threshold": ["semi.mode=online", NO_CONTRAST, FALLING],
-    "online, aligned": ["semi.mode=online", "semi.align=1"],
     "offline, falling threshold": ["semi.mode=offline", NO_CONTRAST, FALLING],
-    "offline, aligned": ["semi.mode=offline", "pseudo.align=1"],
 }
 BOTH = "offline, teacher too"  # as in the paper's table 3; CPU seconds are the student's alone
 FURTHER: dict[str, list[str]] = {
@@ -171,7 +169,6 @@ TOY = Group(
         "semi.controls=[]",
         *LAST,
     ),
-    modes=(*CORE, "online, aligned", "offline, aligned", BOTH),
 )
 BEYOND = (
     "online, falling threshold",
