@@ -169,6 +169,7 @@ TOY = Group(
         "semi.controls=[]",
         *LAST,
     ),
+    modes=(*CORE, BOTH),
 )
 BEYOND = (
     "online, falling threshold",
