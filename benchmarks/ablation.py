@@ -90,6 +90,8 @@ def main() -> None:
 def run_chain(group: str, subset: str, seed: int, options: argparse.Namespace, results: Path) -> None:
     """All modes on one labelled subset under one seed: they share the supervised models and the pseudo labels."""
     for mode in options.modes:
+        if mode == EVERYTHING and not GROUPS[group].subsets[subset].everything:
+            continue
         cell = Cell(group, subset, mode, seed)
         out = options.runs / cell.name
         base = options.runs / Cell(GROUPS[group].shares or group, subset, "base", seed).name

@@ -61,7 +61,7 @@ MODES = CORE | VARIANTS | FURTHER | CONTRAST
 
 @dataclass(frozen=True)
 class Subset:
-    """What is labelled and what is not, as overrides; and further ones that label everything."""
+    """What is labelled and what is not, as overrides; and further ones that label everything (none: another subset's run shows it)."""
 
     few: list[str]
     everything: list[str] = field(default_factory=list)
@@ -111,7 +111,7 @@ def toy_subset(first: int) -> Subset:
 def camvid_subset(name: str) -> Subset:
     """The lists `semi/<name>_labeled.txt` and `semi/<name>_unlabeled.txt`."""
     few = [f"data.train.0.labelled=semi/{name}_labeled.txt", f"data.unlabelled.0.split=semi/{name}_unlabeled.txt"]
-    return Subset(few, ["data.train.0.split=train", "data.train.0.labelled="])
+    return Subset(few, ["data.train.0.split=train", "data.train.0.labelled="] if name == "clips_1_32_seed0" else [])
 
 
 def held_out(name: str, video: str) -> Subset:
@@ -144,7 +144,7 @@ def held_out_lists(overrides: list[str], folder: Path) -> list[str]:
 
 def cropped(subset: Subset, crop: str) -> Subset:
     """The same with crops of another size."""
-    return Subset(*([*part, f"data.augment.crop={crop}"] for part in (subset.few, subset.everything)))
+    return Subset([*subset.few, f"data.augment.crop={crop}"])
 
 
 CAMVID = RECIPES / "camvid" / "semi_1_32.toml"
