@@ -18,6 +18,7 @@ _WATCHING = {"checkpoint_every", "log_every", "panel_frames"}
 FREE: dict[str, Any] = {
     "name": True,
     "data": {"workers", "cache_mb", "test"},
+    "model": {"recompute"},
     "train": _WATCHING,
     "predict": True,
     "score": True,

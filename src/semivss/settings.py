@@ -141,6 +141,7 @@ class Mask2FormerHead(Settings):
     """Pixel decoder and transformer decoder of Mask2Former (transformers' modules) and its loss."""
 
     channels: Positive = 256  # of the pixel decoder, the queries and the mask features
+    mask_channels: Positive | None = None  # of the mask features; none = channels
     queries: Positive = 100
     encoder_layers: Positive = 6  # deformable layers of the pixel decoder
     decoder_layers: Positive = 9
@@ -163,8 +164,41 @@ class Mask2FormerHead(Settings):
         return self
 
 
+Layers = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]  # first, last
+
+
+class Trunk(Settings):
+    """What differs from the preset that `backbone` names; models/sizes.py says what the numbers are."""
+
+    width: Positive | None = None
+    depth: Positive | None = None
+    heads: Positive | None = None
+    feedforward: Positive | None = None
+    grid: Size | None = None
+    stages: tuple[Layers, ...] | None = None
+    windows: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    layer_scale: float | None = None
+    prior: Positive | None = None
+    points: Positive | None = None
+    deform_heads: Positive | None = None
+    deform_ratio: float | None = Field(None, gt=0)
+    conv_ratio: float | None = Field(None, gt=0)
+    injector_scale: float | None = None
+
+
+class Swin(Settings):
+    """What differs from the Swin that `backbone` names."""
+
+    width: Positive | None = None
+    depths: tuple[Positive, ...] | None = None
+    heads: tuple[Positive, ...] | None = None
+    window: Positive | None = None
+
+
 class Model(Settings):
-    backbone: str = "tiny"  # a name of models/zoo.py: tiny, or timm/<any features_only model>
+    backbone: str = "tiny"  # a name of models/zoo.py, or timm/<any features_only model>
+    trunk: Trunk | None = None  # beit_*, vit_adapter_*, vit_adapter_plain_*, one_peace_*: other sizes than the preset's
+    swin: Swin | None = None  # swin_*: likewise
     weights: str | None = None  # local file, or "lite0" for the weights of the extra of that name
     pretrained: bool = False  # let timm fetch its weights by name; needs a network
     drop_path: Share = 0.0
@@ -172,6 +206,7 @@ class Model(Settings):
     pixel: PixelHead = PixelHead()
     mask2former: Mask2FormerHead = Mask2FormerHead()
     rule: Literal["spread", "l1", "softmax"] = "spread"  # mask votes to class distribution
+    recompute: bool = False  # keep fewer activations in training and compute them twice (activation checkpointing); same results
 
 
 class Train(Settings):

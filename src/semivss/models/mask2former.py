@@ -9,7 +9,7 @@ from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder, Mask2FormerTransformerModule
 
 from semivss.errors import RecipeError
-from semivss.models.deform_attn import DeformableAttention
+from semivss.models.deform_attn import PixelDecoderAttention
 from semivss.settings import Mask2FormerHead
 from semivss.tensors import MaskLogits
 
@@ -40,7 +40,7 @@ class Mask2Former(nn.Module):
         self.classify = nn.Linear(settings.channels, classes + 1)
         _initialise(self.pixel_decoder, self.transformer)
         for layer in self.pixel_decoder.encoder.layers:  # the parameters keep their names
-            layer.self_attn = DeformableAttention(settings.channels, settings.heads)
+            layer.self_attn = PixelDecoderAttention(settings.channels, settings.heads)
 
     def forward(self, pyramid: Sequence[Tensor]) -> MaskLogits:
         """Logits at the finest map's size. Training mode adds those of the earlier layers, the one before the first layer included."""
@@ -52,13 +52,17 @@ class Mask2Former(nn.Module):
         auxiliary = tuple(zip(classes[:-1].unbind(0), masks[:-1], strict=True))
         return MaskLogits(classes[-1], masks[-1], pixels.mask_features, auxiliary)
 
+    def units(self) -> list[nn.Module]:
+        """The parts that `recompute` wraps one by one: transformers declares none."""
+        return [*self.pixel_decoder.encoder.layers, *self.transformer.decoder.layers]
+
 
 def transformers_config(settings: Mask2FormerHead, classes: int) -> Mask2FormerConfig:
     """The configuration of a transformers model with the same head and loss."""
     return Mask2FormerConfig(
         num_labels=classes,
         feature_size=settings.channels,
-        mask_feature_size=settings.channels,
+        mask_feature_size=settings.mask_channels or settings.channels,
         hidden_dim=settings.channels,
         num_queries=settings.queries,
         encoder_layers=settings.encoder_layers,

@@ -1,0 +1,88 @@
+"""The backbone section of a published configuration in, our family and sizes out.
+
+The sections are those of the mmseg-style repositories ViT-Adapter and ONE-PEACE: keyword arguments of their classes, with `type`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from semivss.errors import WeightsError
+from semivss.models.sizes import TrunkSizes
+
+FAMILIES = {"BEiTAdapter": "vit_adapter", "ViTAdapter": "vit_adapter_plain", "OnePeaceAdapter": "one_peace"}
+PATCH = 16
+
+
+def published_sizes(backbone: Mapping[str, Any]) -> tuple[str, TrunkSizes]:
+    """Family (of models/zoo.py) and sizes.
+
+    Raises:
+        WeightsError: a class that is none of the three, a missing entry, or a variant that the published models do not use.
+    """
+    kind = backbone.get("type")
+    try:
+        match kind:
+            case "BEiTAdapter":
+                _demand(backbone, use_abs_pos_emb=False, use_rel_pos_bias=True, patch_size=PATCH)
+                return FAMILIES[kind], _vit_sizes(backbone, _grid(backbone["img_size"]), backbone["init_values"], backbone["init_values"])
+            case "ViTAdapter":
+                _demand(backbone, use_extra_extractor=True, add_vit_feature=True, with_cffn=True, layer_scale=True, patch_size=PATCH)
+                return FAMILIES[kind], _vit_sizes(backbone, _grid(backbone["pretrain_size"]), 1.0, backbone.get("init_values", 0.0))
+            case "OnePeaceAdapter":
+                _demand(backbone, rp_bias=True, shared_rp_bias=False)
+                return FAMILIES[kind], _one_peace_sizes(backbone)
+    except KeyError as error:
+        raise WeightsError(f"backbone {kind}: the configuration lacks {error.args[0]}; add it as the model was trained with") from error
+    raise WeightsError(f"backbone type {kind!r} is unknown; known types: {', '.join(FAMILIES)}")
+
+
+def _vit_sizes(backbone: Mapping[str, Any], grid: tuple[int, int], layer_scale: float, injector_scale: float) -> TrunkSizes:
+    depth = backbone["depth"]
+    windowed, sides = (backbone.get(key) or (None,) * depth for key in ("window_attn", "window_size"))
+    windows = tuple(side if chosen else 0 for chosen, side in zip(windowed, sides, strict=True))
+    return TrunkSizes(
+        width=backbone["embed_dim"],
+        depth=depth,
+        heads=backbone["num_heads"],
+        feedforward=int(backbone["embed_dim"] * backbone.get("mlp_ratio", 4)),
+        grid=grid,
+        windows=windows if any(windows) else (),
+        layer_scale=layer_scale,
+        injector_scale=injector_scale,
+        **_adapter_sizes(backbone),
+    )
+
+
+def _one_peace_sizes(backbone: Mapping[str, Any]) -> TrunkSizes:
+    return TrunkSizes(
+        width=backbone["embed_dim"],
+        depth=backbone["layers"],
+        heads=backbone["attention_heads"],
+        feedforward=backbone["ffn_embed_dim"],
+        grid=(backbone["bucket_size"],) * 2,
+        layer_scale=backbone.get("layer_scale_init_value", 1e-2),
+        injector_scale=backbone["init_values"],
+        **_adapter_sizes(backbone),
+    )
+
+
+def _adapter_sizes(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "stages": tuple((first, last) for first, last in backbone["interaction_indexes"]),
+        "prior": backbone["conv_inplane"],
+        "points": backbone["n_points"],
+        "deform_heads": backbone["deform_num_heads"],
+        "deform_ratio": backbone["deform_ratio"],
+        "conv_ratio": backbone["cffn_ratio"],
+    }
+
+
+def _grid(pixels: int | Sequence[int]) -> tuple[int, int]:
+    high, wide = (pixels, pixels) if isinstance(pixels, int) else pixels
+    return high // PATCH, wide // PATCH
+
+
+def _demand(backbone: Mapping[str, Any], **wanted: object) -> None:
+    for key, value in wanted.items():
+        if backbone.get(key, value) != value:
+            raise WeightsError(f"backbone {backbone['type']}: {key} = {backbone[key]} is not supported; only {value} is")

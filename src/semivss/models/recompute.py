@@ -1,0 +1,16 @@
+"""A module in; the same module, which in training keeps its inputs alone and computes the rest anew for the gradient."""
+
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute(module: nn.Module) -> None:
+    """Trade time for memory (activation checkpointing, arXiv 1604.06174): the results, gradients and parameters' names stay the same.
+
+    The module must not keep running statistics, which a second pass would change again. Random draws are repeated. A deep copy of the
+    module computes with its own weights.
+    """
+    # transformers' and our own layers alike are called by code that does not know of this, so it cannot be a wrapper with another name
+    setattr(module, "forward", partial(checkpoint, module.forward, use_reentrant=False))  # noqa: B010  # mypy: a method is no variable
