@@ -214,7 +214,9 @@ class Train(Settings):
     batch: Positive = 8
     accumulate: Positive = 1
     lr: float = Field(1e-4, gt=0)
-    backbone_lr: float = Field(0.1, gt=0)  # factor on lr for the backbone
+    backbone_lr: float = Field(0.1, gt=0)  # factor on lr for the backbone; without effect where layer_decay is set
+    layer_decay: float | None = Field(None, gt=0, le=1)  # factor on lr from each block of a trunk to the one before; published: 0.9, 0.95
+    compat: bool = False  # with layer_decay: the published groups to the letter, see train/optim.py
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[Share, Share] = (0.9, 0.999)
     schedule: Literal["poly", "constant"] = "poly"
@@ -230,6 +232,12 @@ class Train(Settings):
     checkpoint_every: Positive = 500
     log_every: Positive = 20
     panel_frames: int = Field(4, ge=0)  # frames in the picture of predictions drawn at each evaluation
+
+    @model_validator(mode="after")
+    def _groups(self) -> "Train":
+        if self.compat and self.layer_decay is None:
+            raise ValueError("compat is about the groups of layer_decay; set train.layer_decay too")
+        return self
 
 
 class Views(Settings):

@@ -1,6 +1,7 @@
 """Queries with their places and the tokens of some maps in, queries that have looked at a few learned positions of each map out.
 
-Letters: B images, Q queries, S tokens of all maps together, E width of a query.
+Letters: B images, Q queries, S tokens of all maps together, E width of a query,
+G heads, D channels of a head.
 """
 
 import math
@@ -58,15 +59,23 @@ class DeformableAttention(nn.Module):
         self, queries: Float[Tensor, "B Q E"], places: Float[Tensor, "Q 2"], tokens: Float[Tensor, "B S E"], sizes: Sizes
     ) -> Float[Tensor, "B Q E"]:
         """What the queries at `places` (x, y in 0..1, float32) see on maps of these sizes, whose cells are `tokens`."""
+        return self._look(self._value(tokens), queries, places, sizes)
+
+    def _value(self, tokens: Float[Tensor, "B S E"]) -> Float[Tensor, "B S G D"]:
+        value: Tensor = self.value_proj(tokens)
+        return torch.unflatten(value, -1, (self.heads, -1))
+
+    def _look(
+        self, value: Float[Tensor, "B S G D"], queries: Float[Tensor, "B Q E"], places: Float[Tensor, "Q 2"], sizes: Sizes
+    ) -> Float[Tensor, "B Q E"]:
         batch, count, _ = queries.shape
-        value = self.value_proj(tokens)
-        value = value.view(batch, tokens.shape[1], self.heads, value.shape[-1] // self.heads)
         with torch.autocast(value.device.type, enabled=False):
             shape = (batch, count, self.heads, self.maps, self.points)
             weights = _exactly(self.attention_weights, queries).view(*shape[:3], -1).softmax(-1).view(shape)
             offsets = _exactly(self.sampling_offsets, queries).view(*shape, 2)
             mixed = deformable_sample(value.to(offsets.dtype), sizes, places, offsets, weights)
-        return self.output_proj(mixed.to(value.dtype))
+        result: Tensor = self.output_proj(mixed.to(value.dtype))
+        return result
 
 
 def _exactly(linear: nn.Linear, x: Tensor) -> Tensor:
@@ -88,5 +97,6 @@ class PixelDecoderAttention(DeformableAttention):
         **_unused: Any,  # masks and reference points of images padded unequally, which do not occur here
     ) -> tuple[Float[Tensor, "B S E"], None]:
         """The attention weights are not handed out."""
+        value = self._value(encoder_hidden_states)
         places = cell_centres(spatial_shapes_list, hidden_states.device)
-        return super().forward(hidden_states + position_embeddings, places, encoder_hidden_states, spatial_shapes_list), None
+        return self._look(value, hidden_states + position_embeddings, places, spatial_shapes_list), None

@@ -1,0 +1,124 @@
+"""Full-size models on the meta device have exactly the published parameters; maps of names go both ways."""
+
+import json
+import math
+
+import pytest
+import torch
+from tests.models import published
+
+from semivss.errors import WeightsError
+from semivss.models.published_config import published_sizes
+from semivss.models.published_keys import INDEX_BUFFERS, from_published, our_name, published_name, to_published
+from semivss.models.segmenter import Segmenter
+from semivss.models.zoo import TRUNKS, build_segmenter
+from semivss.settings import Mask2FormerHead, Model, Train
+from semivss.train.optim import build_optimizer
+
+HEAD = Mask2FormerHead(channels=1024, queries=200, heads=32, encoder_feedforward=4096, feedforward=4096)
+MODELS = {  # backbone, millions of parameters, layer decay
+    "keys_vit_adapter_l_mask2former_cocostuff.json": ("vit_adapter_l", 570.8, 0.90),
+    "keys_one_peace_mask2former_cocostuff.json": ("one_peace_l", 1822.9, 0.95),
+}
+
+
+def full_size(backbone: str, count: int) -> Segmenter:
+    with torch.device("meta"):
+        return build_segmenter(Model(backbone=backbone, head="mask2former", mask2former=HEAD), published.classes(count))
+
+
+def rows(golden, file: str) -> dict[str, dict]:
+    table = json.loads((golden / "backbones" / file).read_text())
+    assert table
+    return table
+
+
+def shapes(state) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("file", MODELS)
+def test_golden_backbones_keys(golden, file):
+    table, (backbone, millions, _) = rows(golden, file), MODELS[file]
+    model = full_size(backbone, table["decode_head.cls_embed.bias"]["shape"][0] - 1)
+    parameters = dict(model.named_parameters())
+    assert shapes(to_published(parameters)) == {name: row["shape"] for name, row in table.items() if row["kind"] == "param"}
+    assert round(sum(parameter.numel() for parameter in parameters.values()) / 1e6, 1) == millions
+    state = to_published(model.state_dict())
+    assert shapes(state) == {name: row["shape"] for name, row in table.items() if not name.endswith(INDEX_BUFFERS)}
+    again = from_published(state | {name: torch.empty(row["shape"], device="meta") for name, row in table.items() if name not in state})
+    assert shapes(again) == {name: shape for name, shape in shapes(model.state_dict()).items() if name not in published.OWN_BUFFERS}
+
+
+@pytest.mark.parametrize("file", MODELS)
+def test_golden_backbones_keys_optimiser_groups(golden, file):
+    table, (backbone, _, decay) = rows(golden, file), MODELS[file]
+    model = full_size(backbone, 171)
+    train = Train(layer_decay=decay, compat=True, weight_decay=0.05)
+    names = {id(parameter): published_name(name) for name, parameter in model.named_parameters()}
+    groups = build_optimizer(model, train).param_groups
+    ours = {names[id(parameter)]: (group["scale"], group["weight_decay"]) for group in groups for parameter in group["params"]}
+    wanted = {name: row for name, row in table.items() if row["kind"] == "param"}
+    assert ours.keys() == wanted.keys()
+    for name, row in wanted.items():
+        assert ours[name] == (pytest.approx(row["lr_scale"], abs=1e-9), row["weight_decay"]), name
+
+
+@pytest.mark.parametrize("backbone", ["vit_adapter_tiny", "vit_adapter_plain_tiny", "one_peace_tiny"])
+def test_there_and_back_changes_nothing(backbone):
+    small = Mask2FormerHead(channels=32, queries=5, encoder_layers=1, decoder_layers=2, heads=4, encoder_feedforward=16, feedforward=16)
+    model = build_segmenter(Model(backbone=backbone, head="mask2former", mask2former=small), published.classes(3))
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in published.OWN_BUFFERS}
+    there = to_published(state)
+    assert not any("trunk" in name or ("q_proj" in name and "decode_head" in name) for name in there)
+    torch.testing.assert_close(from_published(there), state, rtol=0, atol=0)
+    assert {our_name(name) for name in there} - state.keys() == {
+        f"head.transformer.decoder.layers.{layer}.self_attn.in_proj_{kind}" for layer in (0, 1) for kind in ("weight", "bias")
+    }
+
+
+def test_a_published_configuration_gives_the_preset():
+    config = {
+        "type": "OnePeaceAdapter",
+        "attention_heads": 24,
+        "bucket_size": 56,
+        "embed_dim": 1536,
+        "ffn_embed_dim": 6144,
+        "layers": 40,
+        "init_values": 1e-6,
+        "conv_inplane": 64,
+        "n_points": 4,
+        "deform_num_heads": 24,
+        "cffn_ratio": 0.25,
+        "deform_ratio": 0.5,
+        "interaction_indexes": [[0, 9], [10, 19], [20, 29], [30, 39]],
+    }
+    assert published_sizes(config) == ("one_peace", TRUNKS["one_peace_l"])
+    with pytest.raises(WeightsError, match="lacks layers"):
+        published_sizes({key: value for key, value in config.items() if key != "layers"})
+    with pytest.raises(WeightsError, match="shared_rp_bias = True is not supported"):
+        published_sizes(config | {"shared_rp_bias": True})
+    with pytest.raises(WeightsError, match="'ResNet' is unknown"):
+        published_sizes({"type": "ResNet"})
+
+
+def test_published_sizes_sum_up_to_the_published_counts():
+    """Of the tables in reference/vit_adapter.md and one_peace.md: backbone and parts in millions."""
+    vit, peace = (full_size(backbone, 171).backbone for backbone in ("vit_adapter_l", "one_peace_l"))
+
+    def millions(module: torch.nn.Module) -> float:
+        return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+    for module, expected in (
+        (vit, 331.1),
+        (vit.trunk.blocks, 307.1),
+        (vit.spm, 1.8),
+        (vit.interactions, 17.3),
+        (vit.up, 4.2),
+        (peace, 1581.2),
+        (peace.trunk.encoder, 1523.0),
+        (peace.trunk.image_adapter, 7.8),
+        (peace.interactions, 38.8),
+    ):
+        assert millions(module) == pytest.approx(expected, abs=0.051)
+    assert math.isclose(sum(block.attn.relative_position_bias_table.numel() for block in vit.trunk.blocks) / 1e6, 4.7, abs_tol=0.05)
