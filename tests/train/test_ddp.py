@@ -42,6 +42,13 @@ def test_ddp_scores_are_the_integer_counts_of_one_process(ended, recipe, tmp_pat
     assert [rank["counts"] for rank in ended] == [[confusion.counts.tolist()]] * 2
 
 
+@pytest.mark.parametrize("backbone", ["vit_adapter_tiny"])
+def test_ddp_trains_a_trunk_with_rates_by_layer_and_recomputed_layers(recipe, tmp_path, backbone):
+    model = recipe.model.model_copy(update={"backbone": backbone, "recompute": True, "drop_path": 0.1})
+    first, second = train_ddp(short(recipe.model_copy(update={"model": model}), layer_decay=0.9), tmp_path / "run")
+    assert equal(first["model"], second["model"])
+
+
 def test_ddp_skips_a_step_on_both_when_one_has_no_finite_loss(recipe, tmp_path):
     first, second = train_ddp(short(recipe), tmp_path / "run", failing_step=2)
     assert first["skipped"] == second["skipped"] == 1
