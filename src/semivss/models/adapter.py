@@ -138,7 +138,7 @@ class Injector(nn.Module):
 
     def forward(self, patches: Float[Tensor, "B N D"], details: Float[Tensor, "B S D"], grid: Grid) -> Float[Tensor, "B N D"]:
         """Patches that have looked at the detail maps."""
-        places = cell_centres([grid], patches.device)
+        places = cell_centres([grid], patches.device)  # float32 in a float64 model too, as published
         return patches + self.gamma * self.attn(self.query_norm(patches), places, self.feat_norm(details), detail_grids(grid))
 
 

@@ -98,5 +98,6 @@ class PixelDecoderAttention(DeformableAttention):
     ) -> tuple[Float[Tensor, "B S E"], None]:
         """The attention weights are not handed out."""
         value = self._value(encoder_hidden_states)
-        places = cell_centres(spatial_shapes_list, hidden_states.device)
+        exact = torch.promote_types(hidden_states.dtype, torch.float32)  # the adapters' places are float32 in any model
+        places = cell_centres(spatial_shapes_list, hidden_states.device, exact)
         return self._look(value, hidden_states + position_embeddings, places, spatial_shapes_list), None

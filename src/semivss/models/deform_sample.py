@@ -151,11 +151,11 @@ def _share_gradient(gradient: Tensor, rows: Tensor, ends: Tensor, table: Tensor)
     return torch.sparse.sampled_addmm(places, gradient, table.T, beta=0.0).values().view(rows.shape)
 
 
-def cell_centres(sizes: Sizes, device: torch.device) -> Float[Tensor, "S 2"]:
-    """x, y in 0..1 of the centre of each cell, map after map; float32 in every model, as in the published code."""
+def cell_centres(sizes: Sizes, device: torch.device, dtype: torch.dtype = torch.float32) -> Float[Tensor, "S 2"]:
+    """x, y in 0..1 of the centre of each cell, map after map."""
     centres = []
     for height, width in sizes:
-        rows, columns = ((torch.arange(length, device=device) + 0.5) / length for length in (height, width))
+        rows, columns = ((torch.arange(length, device=device, dtype=dtype) + 0.5) / length for length in (height, width))
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         centres.append(torch.stack([x.flatten(), y.flatten()], -1))
     return torch.cat(centres)

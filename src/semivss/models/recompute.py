@@ -1,7 +1,10 @@
 """A module in; the same module, which in training keeps its inputs alone and computes the rest anew for the gradient."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -13,4 +16,10 @@ def recompute(module: nn.Module) -> None:
     module computes with its own weights.
     """
     # transformers' and our own layers alike are called by code that does not know of this, so it cannot be a wrapper with another name
-    setattr(module, "forward", partial(checkpoint, module.forward, use_reentrant=False))  # noqa: B010  # mypy: a method is no variable
+    setattr(module, "forward", partial(_twice, module.forward))  # noqa: B010  # mypy: a method is no variable
+
+
+def _twice(forward: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*arguments, **more)
+    return checkpoint(forward, *arguments, use_reentrant=False, **more)
