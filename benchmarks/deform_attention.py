@@ -45,10 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    for crop in (256,) if options.quick else (256, 512, 896):
+    for crop, rounds in ((256, 4),) if options.quick else ((256, 9), (512, 5), (896, 3)):
         for shape in shapes(crop):
             for backward in (False, True):
-                measure(shape, crop, backward, rounds=4 if options.quick else 6)
+                measure(shape, crop, backward, rounds)
 
 
 def shapes(crop: int) -> list[Shape]:

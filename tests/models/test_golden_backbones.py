@@ -30,8 +30,10 @@ def differs(ours: Tensor, theirs: Tensor) -> float:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("narrow", [0, 1000], ids=["as_table", "by_map"])  # both forms of deformable attention
 @pytest.mark.parametrize("pattern", ["vit_adapter.safetensors", "beit_adapter_*.safetensors", "one_peace_adapter_*.safetensors"])
-def test_golden_backbones(golden, pattern):
+def test_golden_backbones(golden, pattern, narrow, monkeypatch):
+    monkeypatch.setattr("semivss.models.deform_sample.NARROW", narrow)
     for file in files(golden, pattern):
         metadata, tensors = published.read(file)
         backbone = published.backbone(metadata, tensors)
