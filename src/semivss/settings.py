@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from semivss.errors import RecipeError
 
@@ -196,7 +196,8 @@ class Swin(Settings):
 
 
 class Model(Settings):
-    backbone: str = "tiny"  # a name of models/zoo.py, or timm/<any features_only model>
+    backbone: str = "tiny"  # a name of models/zoo.py, timm/<any features_only model>, or transformers/<kind of backbone>
+    config: dict[str, JsonValue] | None = None  # transformers/*: its settings, as in the backbone_config of a config.json
     trunk: Trunk | None = None  # beit_*, vit_adapter_*, vit_adapter_plain_*, one_peace_*: other sizes than the preset's
     swin: Swin | None = None  # swin_*: likewise
     weights: str | None = None  # local file, or "lite0" for the weights of the extra of that name
@@ -206,6 +207,8 @@ class Model(Settings):
     pixel: PixelHead = PixelHead()
     mask2former: Mask2FormerHead = Mask2FormerHead()
     rule: Literal["spread", "l1", "softmax"] = "spread"  # mask votes to class distribution
+    # written by `weights convert`, of a classifier learned for other classes: the class that each of its rows counts for (class_rows.py)
+    class_rows: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     recompute: bool = False  # keep fewer activations in training and compute them twice (activation checkpointing); same results
 
 

@@ -212,6 +212,6 @@ def _one(output: MaskLogits | PixelLogits, index: int) -> MaskLogits | PixelLogi
     own = slice(index, index + 1)
     match output:
         case PixelLogits():
-            return PixelLogits(output.logits[own], output.pixel_features[own])
+            return PixelLogits(output.logits[own], output.pixel_features[own], output.rows)
         case MaskLogits():
             return MaskLogits(output.class_logits[own], output.mask_logits[own], output.pixel_features[own])

@@ -4,14 +4,12 @@ import difflib
 from typing import Any
 
 import timm
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from semivss.errors import WeightsError
 from semivss.models.pyramid import Pyramid
-
-STRIDES = (4, 8, 16, 32)
+from semivss.models.strides import STRIDES, demand_strides
 
 
 class TimmBackbone(Pyramid):
@@ -40,7 +38,7 @@ class TimmBackbone(Pyramid):
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
         cfg = timm.get_pretrained_cfg(name, allow_unregistered=True) or timm.models.PretrainedCfg()
         self.mean, self.std = tuple(cfg.mean), tuple(cfg.std)
-        _check_sizes(self, name)
+        demand_strides(self, f"timm/{name}")
 
     def forward(self, frames: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, ...]:
         """See Pyramid."""
@@ -75,20 +73,3 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module
         remedy = "check the network, or set model.weights to a local file" if pretrained else "take another model"
         raise WeightsError(f"backbone timm/{name}: timm cannot build its feature maps ({reason}); {remedy}") from error
     return body
-
-
-def _check_sizes(backbone: TimmBackbone, name: str) -> None:
-    """A model for one image size refuses this one, better now than at the first batch."""
-    training = backbone.training
-    backbone.eval()
-    try:
-        with torch.no_grad():
-            shapes = [tuple(level.shape[1:]) for level in backbone(torch.zeros(1, 3, 64, 96))]
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise WeightsError(
-            f"backbone timm/{name}: works at one image size only ({error}); take another model such as timm/resnet18"
-        ) from error
-    finally:
-        backbone.train(training)
-    if shapes != [(width, 64 // stride, 96 // stride) for width, stride in zip(backbone.channels, STRIDES, strict=True)]:
-        raise WeightsError(f"backbone timm/{name}: feature maps {shapes} do not have the strides {STRIDES}; take another model")

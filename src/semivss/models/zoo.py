@@ -84,6 +84,8 @@ def _new_backbone(model: Model) -> Pyramid:
         raise RecipeError(f"model.trunk is for {', '.join(TRUNKS)}, not for backbone {name!r}; take it out")
     if model.swin is not None and name not in SWINS:
         raise RecipeError(f"model.swin is for {', '.join(SWINS)}, not for backbone {name!r}; take it out")
+    if model.config is not None and not name.startswith("transformers/"):
+        raise RecipeError(f"model.config is for transformers/<kind>, not for backbone {name!r}; take it out")
     match name.split("/", 1):
         case ["tiny"]:
             from semivss.models.tiny import TinyBackbone
@@ -93,6 +95,10 @@ def _new_backbone(model: Model) -> Pyramid:
             from semivss.models.timm_backbone import TimmBackbone
 
             return TimmBackbone(timm_name, pretrained=model.pretrained, drop_path=model.drop_path)
+        case ["transformers", kind]:
+            from semivss.models.transformers_backbone import TransformersBackbone
+
+            return TransformersBackbone(kind, model.config or {})
         case [_] if name in SWINS:
             from semivss.models.swin import Swin
 
@@ -103,7 +109,7 @@ def _new_backbone(model: Model) -> Pyramid:
             return _trunk_backbone(name, dataclasses.replace(TRUNKS[name], **departures), model.drop_path)
     near = difflib.get_close_matches(name, ["tiny", *SWINS, *TRUNKS], n=2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known names: tiny, {', '.join([*SWINS, *TRUNKS])}"
-    raise WeightsError(f"backbone {name!r} is unknown; {hint} Any model of timm is timm/<name>, such as timm/resnet18")
+    raise WeightsError(f"backbone {name!r} is unknown; {hint} Any model of timm is timm/<name>, such as timm/resnet18; a backbone of transformers is transformers/<kind>")
 
 
 def _trunk_backbone(name: str, sizes: TrunkSizes, drop_path: float) -> Pyramid:
@@ -128,16 +134,24 @@ def _trunk_backbone(name: str, sizes: TrunkSizes, drop_path: float) -> Pyramid:
 
 
 def build_head(model: Model, inputs: tuple[int, ...], classes: int) -> nn.Module:
-    """The head `model.head` names, for a pyramid with these channels."""
+    """The head `model.head` names, for a pyramid with these channels.
+
+    Raises:
+        RecipeError: sizes that do not fit together, or `model.class_rows` of another number of classes.
+    """
+    if model.class_rows is not None:
+        rest = set(model.class_rows) - set(range(classes))
+        if len(set(model.class_rows) - rest) < classes or rest - ({classes} if model.head == "mask2former" else set()):
+            raise RecipeError(f"model.class_rows must name each of the {classes} classes; it is written by weights convert, take it out")
     match model.head:
         case "pixel":
             from semivss.models.pixel_head import PixelHead
 
-            return PixelHead(inputs, classes, **model.pixel.model_dump())
+            return PixelHead(inputs, classes, **model.pixel.model_dump(), rows=model.class_rows)
         case "mask2former":
             from semivss.models.mask2former import Mask2Former
 
-            head = Mask2Former(inputs, classes, model.mask2former)
+            head = Mask2Former(inputs, classes, model.mask2former, model.class_rows)
             if model.recompute:
                 for unit in head.units():
                     recompute(unit)
