@@ -37,11 +37,14 @@ def test_all_labels_means_all(group, tmp_path):
         assert few.data.train[0].labelled is not None
 
 
-def test_the_modes_of_the_paper_have_its_settings(tmp_path):
-    semi = recipe("toy", "offline", tmp_path).semi
-    assert (semi.threshold.alpha, semi.threshold.schedule, semi.threshold.per_class, semi.contrast.share) == (20, "linear", False, 1)
+def test_the_published_threshold_and_alignment_are_rows_of_their_own(tmp_path):
+    semi = recipe("toy", "online", tmp_path).semi
+    assert (semi.threshold.alpha, semi.threshold.schedule, semi.threshold.per_class, semi.contrast.share) == (50, "constant", True, 1)
     assert recipe("toy", "offline", tmp_path).pseudo.align == 0
-    assert recipe("toy", "offline, by class, aligned", tmp_path).pseudo.align == 1
+    falling = recipe("toy", "online, falling threshold", tmp_path).semi.threshold
+    assert (falling.alpha, falling.schedule, falling.per_class) == (20, "linear", False)
+    assert recipe("toy", "offline, aligned", tmp_path).pseudo.align == recipe("toy", "online, aligned", tmp_path).semi.align == 1
+    assert recipe("toy", "online", tmp_path).semi.controls == ()
 
 
 @pytest.mark.parametrize("group", groups.GROUPS)
@@ -124,7 +127,7 @@ def test_equal_cpu_takes_the_time_of_the_newest_row(tmp_path):
     assert [json.loads(line)["cpu_seconds"] for line in results.read_text().splitlines()] == [500, 100, 250]
     options = argparse.Namespace(override=[], runs=tmp_path)
     overrides = ablation.overrides_of(groups.Cell("toy", name, groups.EQUAL_CPU, 0), options, results)
-    assert overrides[-1] == "semi.train.steps=2000"  # 2.5 times the group's 800
+    assert overrides[-1] == "semi.train.steps=2500"  # 2.5 times the group's 1000
 
 
 def test_a_setting_at_its_default_changes_no_fingerprint():

@@ -8,6 +8,7 @@ import torch
 
 from semivss.posterior import (
     class_distribution,
+    class_factors,
     entropy,
     entropy_percentile,
     l1_,
@@ -225,3 +226,10 @@ def test_aligned_corners_keep_the_corner_cells():
     maps = torch.randn(1, 2, 3, 4)
     large = resize_maps(maps, (9, 13), align_corners=True)
     torch.testing.assert_close(large[..., ::4, ::4], maps)
+
+
+def test_factors_are_bounded_and_spare_classes_without_labels():
+    mean, wanted = torch.tensor([0.001, 0.9, 0.0, 0.099]), torch.tensor([0.5, 0.01, 0.49, 0.0])
+    assert class_factors(mean, wanted, 1.0).tolist() == pytest.approx([10, 0.1, 10, 1])
+    assert class_factors(mean, wanted, 0.5).tolist() == pytest.approx([10**0.5, 0.1**0.5, 10**0.5, 1])
+    assert class_factors(torch.tensor([0.2, 0.8]), torch.tensor([0.5, 0.5]), 1.0).tolist() == pytest.approx([2.5, 0.625])

@@ -144,7 +144,7 @@ def test_digest_changes_with_any_setting(steps, lr, seed):
 
 def test_retraining_averages_unless_it_is_told_not_to():
     unlabelled = {"data": {"train": [{"kind": "toy"}], "unlabelled": [{"kind": "toy"}]}}
-    for semi, decay in (({}, 0.99), ({"train": {"steps": 8}}, 0.99), ({"train": {"ema": 0.0}, "contrast": {"weight": 0}}, 0.0)):
+    for semi, decay in (({}, 0.999), ({"train": {"steps": 8}}, 0.999), ({"train": {"ema": 0.0}, "contrast": {"weight": 0}}, 0.0)):
         assert parse_recipe({"name": "x", **unlabelled, "semi": semi}).semi.train.ema == decay
 
 

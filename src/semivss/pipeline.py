@@ -79,8 +79,9 @@ def run(
         redo = Redo(out, start, recipe.digest())
         for number, step in enumerate(steps if is_main_process() else _up_to_the_last_training(steps)):
             execute(step, out, recipe, steps[number + 1 :], again=again, redo=redo if _is_from(step.name, start) else None)
-        if is_main_process() and _is_before_end("score", until):
+        if _is_before_end("score", until) or not (out / "recipe.toml").exists():  # else it may be that of a later stage
             _keep_recipe(recipe, out)
+        if is_main_process() and _is_before_end("score", until):
             score_stage(recipe, out)
         if is_main_process() and _is_before_end("report", until):
             report_stage(out)

@@ -15,6 +15,7 @@ from semivss.class_rows import merge_rows
 from semivss.tensors import IGNORE, MaskLogits, PixelLogits, Split
 
 STRIDE = 4  # image pixels a cell of a Segmenter's maps stands for, in each direction
+MOST_FACTOR = 10.0  # of a class in distribution alignment
 _CLASSES_AT_ONCE = 16  # the entropy's temporary values: a slice of the classes at a time
 
 
@@ -112,6 +113,15 @@ def align(p: Float[Tensor, "B C H W"], factors: Float[Tensor, "C"]) -> Float[Ten
     """p_c f_c over their sum: distribution alignment (arXiv 1911.09785, section 3.1). All factors above 0."""
     product = p * factors[:, None, None]
     return product / product.sum(1, keepdim=True)
+
+
+def class_factors(mean: Float[Tensor, "C"], wanted: Float[Tensor, "C"], strength: float) -> Float[Tensor, "C"]:
+    """Factors for `align` that move a mean prediction to the wanted shares: (wanted / mean) ^ strength.
+
+    The ratio is kept within 1 / `MOST_FACTOR` .. `MOST_FACTOR`; it is 1 for a class whose wanted share is 0, of which nothing is known.
+    """
+    ratio = torch.where(wanted > 0, wanted / mean.clamp_min(1e-9), 1.0)
+    return ratio.clamp(1 / MOST_FACTOR, MOST_FACTOR) ** strength
 
 
 def entropy(p: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:

@@ -16,7 +16,6 @@ from semivss.data.codes import ABOVE, code_of_entropy
 from semivss.data.labels import LabelSet
 from semivss.data.pseudo import PseudoFolder, check_classes, open_pseudo
 from semivss.errors import DataError, DefectError, SemivssError
-from semivss.infer.alignment import class_factors
 from semivss.infer.inputs import ClipInput, Frames, OnDefect, open_inputs
 from semivss.infer.manifest import model_hash
 from semivss.infer.predict import predict
@@ -177,11 +176,6 @@ def test_alignment_moves_the_mean_distribution_to_the_wanted_shares(tmp_path: Pa
         assert abs(int(opened.codes("v0", "0000")[5, 5]) - code) <= 1
     assert out.made_from["factors"] == pytest.approx(wanted / p, rel=1e-4)
     assert "factors" not in plain.made_from
-
-
-def test_factors_are_bounded_and_spare_classes_without_labels() -> None:
-    found = class_factors(np.array([0.001, 0.9, 0.0, 0.099]), np.array([0.5, 0.01, 0.49, 0.0]), 1.0)
-    assert found == [10, 0.1, 10, 1]
 
 
 def test_alignment_is_found_once_and_again_for_other_videos(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from children import run_cli, start, wait
 from PIL import Image
 from semi_world import semi_recipe
@@ -16,6 +17,7 @@ from semivss.data.pseudo import open_pseudo
 from semivss.digest import weights_hash
 from semivss.errors import SemivssError
 from semivss.lock import locked
+from semivss.models.segmenter import Segmenter
 from semivss.pipeline import run
 from semivss.recipe import dump_recipe
 from semivss.settings import Mask2FormerHead, Teacher
@@ -400,3 +402,104 @@ def test_two_rounds_of_both_models_on_two_sources(labelled_run, tmp_path):
     models = [weights_hash(out / name / "model") for name in ("retrained_teacher", "retrained")]
     stamp = json.loads((out / "pseudo_2" / "0" / "stamp.json").read_text())["inputs"]
     assert [stamp["model.0"], stamp["model.1"]] == models
+
+
+def with_data(recipe, **values):
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=values)})
+
+
+def test_a_second_source_of_video_does_not_drop_corrections(labelled_run, tmp_path):
+    recipe, out = semi_recipe(labelled_run / "tiny_world"), copied_run(labelled_run, tmp_path)
+    correct(out / "pseudo" / "a" / "00000000.png")
+    source = recipe.data.unlabelled[0]
+    two = with_data(recipe, unlabelled=(source, source.model_copy(update={"weight": 2.0})))
+    with pytest.raises(SemivssError, match=r"pseudo: .*corrected by hand, the first is a/00000000.png"):
+        run(two, out, until="pseudo-label", again=True, accept_edited=True)
+    (out / "pseudo").rename(tmp_path / "elsewhere")
+    run(two, out, until="pseudo-label")
+    correct(out / "pseudo" / "1" / "b" / "00000000.png")
+    with pytest.raises(SemivssError, match=r"corrected by hand, the first is b/00000000.png"):
+        run(recipe, out, until="pseudo-label", again=True)
+
+
+def test_evaluation_sets_are_looked_at_before_anything_is_trained(labelled_run, tmp_path, capsys):
+    world, out = copied_world(labelled_run, tmp_path), tmp_path / "run"
+    recipe = semi_recipe(labelled_run / "tiny_world", mode="supervised")
+    bare = recipe.data.test[0].model_copy(update={"path": str(world)})
+    other = Path(shutil.copytree(world, tmp_path / "other"))
+    (other / "label_num_dic_final.json").write_text(json.dumps({"others": "0", "red": "1", "else": "2"}))
+    foreign = bare.model_copy(update={"path": str(other)})
+    for path in world.glob("data/*/mask"):
+        shutil.rmtree(path)
+    for wrong, message in (
+        (with_data(recipe, val=bare), "data.val has no mask"),
+        (with_data(recipe, test=(foreign,)), "has the classes of"),
+        (with_data(recipe, test=(bare.model_copy(update={"split": "vall"}),)), r"vall.txt: no such list"),
+    ):
+        for more in ({}, {"dry": True}):
+            with pytest.raises(SemivssError, match=message):
+                run(wrong, out, **more)
+    assert not (out / "student").exists()
+    run(with_data(recipe, test=(bare,)), out)  # as a challenge's test set
+    assert "test: no masks, so its predictions are not scored" in capsys.readouterr().err
+    assert list((out / "predictions" / "test").rglob("*.png"))
+    assert json.loads((out / "scores.json").read_text()).keys() == {"provenance"}
+
+
+def test_a_teacher_that_is_not_finite_costs_no_labels(labelled_run, tmp_path):
+    recipe, out = semi_recipe(labelled_run / "tiny_world"), copied_run(labelled_run, tmp_path)
+    folder, labels = out / "student" / "model", {path: path.stat().st_mtime_ns for path in (out / "pseudo").rglob("*.png")}
+    broken = Segmenter.from_pretrained(folder)
+    torch.nn.init.constant_(next(broken.head.parameters()), float("nan"))
+    shutil.copytree(folder, tmp_path / "sound")
+    broken.save_pretrained(folder)
+    with pytest.raises(SemivssError, match="gives values that are not finite"):
+        run(recipe, out, until="pseudo-label", again=True)
+    shutil.rmtree(folder)
+    (tmp_path / "sound").rename(folder)
+    run(recipe, out, until="pseudo-label", again=True)
+    assert {path: path.stat().st_mtime_ns for path in (out / "pseudo").rglob("*.png")} == labels
+
+
+def test_corrections_of_a_later_round_stop_a_run_before_it_makes_anything(labelled_run, tmp_path, capsys):
+    recipe, out = semi_recipe(labelled_run / "tiny_world", rounds=2, train={"steps": 2}), copied_run(labelled_run, tmp_path)
+    run(recipe, out, until="retrain")
+    correct(out / "pseudo_2" / "a" / "00000000.png")
+    before = (out / "retrained" / "model" / "model.safetensors").read_bytes()
+    other = semi_recipe(labelled_run / "tiny_world", rounds=2, train={"steps": 2}, threshold={"alpha": 60})
+    with pytest.raises(SemivssError, match=r"pseudo_2: would be made anew, but holds 1 label corrected by hand"):
+        run(other, out, until="retrain", again=True, accept_edited=True)
+    assert (out / "retrained" / "model" / "model.safetensors").read_bytes() == before
+    run(other, out, dry=True, again=True, accept_edited=True)
+    assert re.search(r"pseudo-label pseudo_2: will stop: .*corrected by hand", capsys.readouterr().err)
+
+
+def test_a_stopped_from_takes_other_settings(labelled_run, tmp_path, monkeypatch):
+    from semivss.train import loop
+
+    recipe, out = semi_recipe(labelled_run / "tiny_world"), copied_run(labelled_run, tmp_path)
+    run(recipe, out, until="retrain")
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, out, start="retrain", until="retrain")
+    run(semi_recipe(labelled_run / "tiny_world", threshold={"alpha": 60}), out, start="retrain", until="retrain")
+    with pytest.raises(SemivssError, match="student comes before retrain"):
+        run(recipe, out, start="retrain", until="student")
+
+
+def test_a_run_folder_is_no_place_for_other_predictions_and_keeps_its_recipe(labelled_run, tmp_path):
+    from semivss.recipe import load_recipe
+    from semivss.settings import Predict
+    from semivss.verbs import predict_paths
+
+    recipe, out = semi_recipe(labelled_run / "tiny_world", threshold={"alpha": 60}), copied_run(labelled_run, tmp_path)
+    run(recipe, out, until="retrain")
+    run(semi_recipe(labelled_run / "tiny_world"), out, until="student")  # skipped: nothing is made by the other recipe
+    assert load_recipe(out / "recipe.toml").semi.threshold.alpha == 60
+    with pytest.raises(SemivssError, match=r"pseudo: made by semivss run.*--out"):
+        predict_paths([out / "student" / "model"], labelled_run / "tiny_world", out / "pseudo", Predict())

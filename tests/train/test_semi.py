@@ -59,6 +59,7 @@ def test_no_two_trainings_of_a_run_see_the_same_crops(labelled_run):
 MODES = {
     "offline": {},
     "online": {"mode": "online"},
+    "online, aligned": {"mode": "online", "align": 0.5},
     "online, earlier teachers": {"mode": "online", "previous": 2, "previous_every": 2},
     "without contrast": {"contrast": {"weight": 0}},
     "own features": {"contrast": {"teacher": "self", "stride": 8}},
@@ -173,7 +174,9 @@ def test_the_linear_schedule_ends_with_all_pixels(labelled_run, tmp_path):
 def test_interrupted_anywhere_it_ends_bitwise_equal(labelled_run, tmp_path, mode):
     from semivss.train import loop
 
-    settings = {"mode": mode, "contrast": {"prototypes": True}} | ({"previous": 2, "previous_every": 2} if mode == "online" else {})
+    settings = {"mode": mode, "contrast": {"prototypes": True}} | (
+        {"previous": 2, "previous_every": 2, "align": 1.0} if mode == "online" else {}
+    )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     retrain(labelled_run, whole, **settings)
     original, done = loop.train_step, []
@@ -288,7 +291,7 @@ def test_a_teacher_with_a_damaged_weight_does_not_label(labelled_run):
 def test_a_teacher_that_is_not_finite_stops_with_a_line(labelled_run, tmp_path, monkeypatch):
     from semivss.train import semi
 
-    def broken(batch, teacher):
+    def broken(*arguments):
         raise semi.NonFiniteCost("the teacher's output is not finite")
 
     monkeypatch.setattr(semi, "label", broken)

@@ -10,11 +10,12 @@ from semivss.data.toy import toy_labels
 from semivss.losses.contrast_sets import nearest
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
-from semivss.posterior import class_distribution, entropy
+from semivss.posterior import align, class_distribution, class_factors, entropy
 from semivss.recipe import Recipe, parse_recipe
 from semivss.settings import Model, PixelHead
 from semivss.tensors import IGNORE, UnlabelledBatch
 from semivss.train import contrast, semi
+from semivss.train.alignment import MEMORY, RunningAlignment
 from semivss.train.loop import train
 from semivss.train.method import Given
 
@@ -43,9 +44,9 @@ def seen(monkeypatch) -> SimpleNamespace:
     label, look, forward = semi.label, contrast.Contrast.look, semi.SemiObjective.forward
     contrastive_loss, regions = contrast.contrastive_loss, contrast.regions
 
-    def spy_label(batch, teachers):
+    def spy_label(batch, *rest):
         seen.asked.append(batch)
-        return label(batch, teachers)
+        return label(batch, *rest)
 
     def spy_look(self, average, frames, targets):
         hook = average.segmenter.register_forward_pre_hook(lambda _, given: seen.looked.append(given[0]))
@@ -170,10 +171,18 @@ def test_teachers_label_the_weak_view_with_their_mean():
     teachers = [build_segmenter(Model(pixel=PixelHead(channels=8)), toy_labels()).eval() for _ in range(2)]
     weak, strong = torch.randint(256, (2, 2, 3, 32, 48), dtype=torch.uint8)
     empty = torch.zeros(2, 32, 48)
-    labelled = semi.label(UnlabelledBatch(weak, strong[None], empty == 0, empty.byte(), empty, ("a", "b")), teachers)
+    batch = UnlabelledBatch(weak, strong[None], empty == 0, empty.byte(), empty, ("a", "b"))
+    labelled = semi.label(batch, teachers)
     with torch.no_grad():
         p = sum(class_distribution(teacher(weak), (32, 48)) for teacher in teachers) / 2
         other = class_distribution(teachers[0](strong), (32, 48))
     assert labelled.labels.equal(p.argmax(1).byte())
     assert not labelled.labels.equal(other.argmax(1).byte())
     torch.testing.assert_close(labelled.doubt, entropy(p))
+    wanted = torch.full((len(toy_labels()),), 1 / len(toy_labels()))
+    aligned = semi.label(
+        UnlabelledBatch(weak, strong[None], empty == 0, empty.byte(), empty, ("a", "b")), teachers, RunningAlignment(wanted, 1.0)
+    )
+    factors = class_factors(torch.lerp(p.mean((0, 2, 3)), wanted, MEMORY), wanted, 1.0)
+    torch.testing.assert_close(aligned.doubt, entropy(align(p, factors)))
+    assert not aligned.doubt.equal(labelled.doubt)

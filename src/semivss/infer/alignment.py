@@ -21,11 +21,10 @@ from semivss.infer.inputs import InputVideo
 from semivss.infer.job import Job, labelled_frames
 from semivss.infer.views import View
 from semivss.infer.writer import Product
-from semivss.posterior import align
+from semivss.posterior import align, class_factors
 from semivss.progress import track
 
 EVERY = 8  # of so many frames one is looked at
-LIMIT = 10.0  # largest factor, and one over the smallest
 FILE = "alignment.json"
 
 
@@ -63,15 +62,10 @@ def _kept(job: Job, videos: Sequence[InputVideo], wanted: Float64[np.ndarray, "C
             "copy your file elsewhere and delete it here, or choose another folder with --out"
         )
     mean = _mean_distribution(job, videos)
-    found = class_factors(mean, wanted, strength)
+    factors = class_factors(torch.from_numpy(mean), torch.from_numpy(wanted), strength)
+    found = [round(float(factor), 6) for factor in factors]
     atomic_json(job.out / FILE, {"key": key, "factors": found, "mean": mean.tolist(), "wanted": wanted.tolist()})
     return found
-
-
-def class_factors(mean: Float64[np.ndarray, "C"], wanted: Float64[np.ndarray, "C"], strength: float) -> list[float]:
-    """(wanted / mean) ^ strength, the ratio within 1 / `LIMIT` .. `LIMIT`; 1 for a class without labelled pixels."""
-    ratio = np.where(wanted > 0, wanted / np.maximum(mean, 1e-9), 1.0)
-    return [round(float(factor), 6) for factor in ratio.clip(1 / LIMIT, LIMIT) ** strength]
 
 
 def _mean_distribution(job: Job, videos: Sequence[InputVideo]) -> Float64[np.ndarray, "C"]:

@@ -21,6 +21,7 @@ from semivss.data.labels import LabelSet
 from semivss.data.loader import Batches, labelled_batches, unlabelled_batches
 from semivss.data.policy import DefectCounter
 from semivss.data.pseudo import check_classes
+from semivss.data.shares import class_shares
 from semivss.data.source import open_unlabelled
 from semivss.errors import SemivssError, WeightsError
 from semivss.losses.matcher import NonFiniteCost
@@ -31,6 +32,7 @@ from semivss.posterior import class_distribution, entropy, entropy_percentile
 from semivss.recipe import Recipe
 from semivss.settings import Semi
 from semivss.tensors import IGNORE, Batch, UnlabelledBatch
+from semivss.train.alignment import RunningAlignment
 from semivss.train.contrast import Contrast, build_representation
 from semivss.train.method import Given
 from semivss.train.mixing import mix
@@ -175,6 +177,10 @@ class SemiSupervised:
         self._previous = None
         if semi.mode == "online" and semi.previous:
             self._previous = PreviousTeachers(segmenter, semi.previous, semi.previous_every, fabric.device)
+        self._alignment = None
+        if semi.mode == "online" and semi.align:
+            wanted = torch.tensor(class_shares(datasets, recipe.data.policy), dtype=torch.float32, device=fabric.device)
+            self._alignment = RunningAlignment(wanted, semi.align)
         self._notes: dict[str, float] = {}
         self._in_vain = 0
 
@@ -206,7 +212,8 @@ class SemiSupervised:
 
     def state_dict(self) -> dict[str, Any]:
         kept = {"in_vain": self._in_vain} | ({} if self._contrast is None else self._contrast.state_dict())
-        return kept | ({"previous": self._previous.state_dict()} if self._previous else {})
+        parts = {"previous": self._previous, "alignment": self._alignment}
+        return kept | {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._in_vain = state["in_vain"]
@@ -214,13 +221,15 @@ class SemiSupervised:
             self._contrast.load_state_dict(state)
         if self._previous is not None:
             self._previous.load_state_dict(state["previous"])
+        if self._alignment is not None:
+            self._alignment.load_state_dict(state["alignment"])
 
     @torch.no_grad()
     def _targets(self, batch: UnlabelledBatch, average: nn.Module | None, step: int, generator: torch.Generator) -> Targets:
         """Label the weak view (online), mix, split by entropy."""
         if self._semi.mode == "online":
             assert average is not None
-            batch = label(batch, self._teachers(cast(Segmenter, average.segmenter), step, generator))
+            batch = label(batch, self._teachers(cast(Segmenter, average.segmenter), step, generator), self._alignment)
         batch = replace(batch, labels=batch.labels.masked_fill(~batch.inside, IGNORE))
         strong = self._semi.strong
         if float(torch.rand((), generator=generator)) < strong.mix_chance:
@@ -255,8 +264,8 @@ class SemiSupervised:
 
 
 @torch.no_grad()
-def label(batch: UnlabelledBatch, teachers: Sequence[Segmenter]) -> UnlabelledBatch:
-    """Labels and entropies (nats) of the weak view, at full size, by the teachers' mean distribution.
+def label(batch: UnlabelledBatch, teachers: Sequence[Segmenter], alignment: RunningAlignment | None = None) -> UnlabelledBatch:
+    """Labels and entropies (nats) of the weak view, at full size, by the teachers' mean distribution, `alignment` applied.
 
     Raises:
         NonFiniteCost: on every process, when a teacher's output on any of them is NaN or infinite: they skip the step together.
@@ -266,13 +275,13 @@ def label(batch: UnlabelledBatch, teachers: Sequence[Segmenter]) -> UnlabelledBa
     for other in teachers[1:]:
         p += class_distribution(other(batch.weak), size, other.rule)
     p /= len(teachers)
-    doubt = entropy(p)
-    damaged = (~doubt.isfinite()).any().float()
+    damaged = (~p.sum().isfinite()).float()
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(damaged, dist.ReduceOp.MAX)
     if damaged:
         raise NonFiniteCost("the teacher's output is not finite")
-    return replace(batch, labels=p.max(1).indices.to(torch.uint8), doubt=doubt)
+    p = p if alignment is None else alignment(p, batch.inside)
+    return replace(batch, labels=p.max(1).indices.to(torch.uint8), doubt=entropy(p))
 
 
 def start_from(segmenter: Segmenter, folder: Path) -> None:
