@@ -1,5 +1,6 @@
 """A recipe: TOML in, a frozen tree of settings out. Imports no torch, so that help, checks and printing answer at once."""
 
+import copy
 import difflib
 import hashlib
 import tomllib
@@ -74,9 +75,15 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML ({error}); mend that line") from error
     tree.setdefault("name", Path(path).stem)
+    return parse_recipe(overridden(tree, overrides), str(path))
+
+
+def overridden(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A nested mapping with `a.b=c` overrides applied to a copy. Raises RecipeError for one of another form."""
+    changed: dict[str, Any] = copy.deepcopy(dict(tree))
     for override in overrides:
-        _override(tree, override)
-    return parse_recipe(tree, str(path))
+        _override(changed, override)
+    return changed
 
 
 def parse_recipe(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:

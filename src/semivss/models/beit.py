@@ -26,7 +26,7 @@ class BeitTrunk(Trunk):
 
     def __init__(self, sizes: TrunkSizes, *, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.width = sizes.width
+        self.width, self.grid = sizes.width, sizes.grid
         self.cls_token = nn.Parameter(torch.empty(1, 1, sizes.width))
         self.patch_embed = PatchEmbedding(sizes.width)
         self.blocks = nn.ModuleList(BeitBlock(sizes, rate) for rate in drop_rates(drop_path, sizes.depth))

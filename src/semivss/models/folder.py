@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,16 +15,26 @@ from semivss.atomic import atomic_set, newest
 from semivss.data.labels import LabelSet
 from semivss.errors import DataError, WeightsError
 from semivss.models.segmenter import Segmenter
+from semivss.models.weight_file import CONFIG, WeightFile, read_config
 from semivss.settings import Model
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+WEIGHTS, CARD = "model.safetensors", "README.md"
 FORMAT = 1  # of config.json; raised when an older reader would misunderstand it
 _REMEDY = "copy the model folder again or train anew"
 
 Kind = TypeVar("Kind", bound=Segmenter)
 
 
-def save_segmenter(segmenter: Segmenter, folder: Path) -> None:
+@dataclass(frozen=True)
+class Origin:
+    """Where converted weights came from; part of config.json and of the card."""
+
+    files: dict[str, str]  # name without its folder, SHA-256
+    family: str  # in words
+    notes: tuple[str, ...] = ()  # what became of classes and head
+
+
+def save_segmenter(segmenter: Segmenter, folder: Path, origin: Origin | None = None) -> None:
     """Write the three files in one step: config.json holds the hash of the weights, and a kill must not leave the one without the other.
 
     Raises:
@@ -31,7 +43,7 @@ def save_segmenter(segmenter: Segmenter, folder: Path) -> None:
     from safetensors.torch import save
 
     weights = save({key: value.detach().cpu().contiguous() for key, value in segmenter.state_dict().items()})
-    config = _config(segmenter, hashlib.sha256(weights).hexdigest())
+    config = _config(segmenter, hashlib.sha256(weights).hexdigest()) | ({} if origin is None else {"origin": asdict(origin)})
     described = (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
     atomic_set(folder, {WEIGHTS: weights, CARD: _card(config).encode(), CONFIG: described})
 
@@ -42,12 +54,23 @@ def load_segmenter(kind: type[Kind], folder: Path) -> Kind:
     Raises:
         WeightsError: a file is missing, damaged, from a newer version, or does not belong to the others.
     """
-    described, weights = newest(folder, CONFIG), newest(folder, WEIGHTS)
-    config = _read_config(described)
-    segmenter = _build(kind, config, described)
-    state = _read_weights(weights, config.get("weights_sha256"))
-    _fill(segmenter, state, weights)
+    config = _read_config(newest(folder, CONFIG))
+    settings, labels = _described(config, newest(folder, CONFIG))
+    segmenter = _build(kind, settings, labels)
+    _fill(segmenter, _read_weights(newest(folder, WEIGHTS), config.get("weights_sha256")), newest(folder, WEIGHTS))
     return segmenter.eval()
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether semivss wrote the folder. Raises WeightsError for a config.json that is no JSON table."""
+    return read_config(folder).get("library") == "semivss"
+
+
+def read_folder(folder: Path) -> tuple[WeightFile, Model, LabelSet]:
+    """What is saved in `folder`, without building the model. Raises WeightsError as `load_segmenter` does."""
+    config, weights = _read_config(newest(folder, CONFIG)), newest(folder, WEIGHTS)
+    settings, labels = _described(config, newest(folder, CONFIG))
+    return WeightFile(folder, "safetensors", _read_weights(weights, config.get("weights_sha256")), (weights,), config), settings, labels
 
 
 def _config(segmenter: Segmenter, digest: str) -> dict[str, Any]:
@@ -84,7 +107,7 @@ tags: [semantic-segmentation, video]
 
 Semantic segmentation of video frames into {len(names)} classes ({config["label_set"]}): {classes}.
 {config["parameters"] / 1e6:.2f} M parameters; written by semivss {config["version"]}.
-How it was trained stands in the `recipe.toml` of its run.
+{_origin(config.get("origin"))}
 
 ```python
 from semivss.models.segmenter import Segmenter
@@ -96,6 +119,13 @@ p = class_distribution(model(frames), frames.shape[-2:], model.rule)  # frames: 
 
 Or: `semivss predict this/folder VIDEO --out predictions`.
 """
+
+
+def _origin(origin: Mapping[str, Any] | None) -> str:
+    if origin is None:
+        return "How it was trained stands in the `recipe.toml` of its run."
+    files = ", ".join(f"`{name}` (SHA-256 {digest})" for name, digest in origin["files"].items())
+    return " ".join([f"Converted from {origin['family']}: {files}.", *(f"{note[0].upper()}{note[1:]}." for note in origin["notes"])])
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -115,15 +145,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _build(kind: type[Kind], config: dict[str, Any], path: Path) -> Kind:
-    from semivss.models.zoo import build_backbone, build_head
-
+def _described(config: dict[str, Any], path: Path) -> tuple[Model, LabelSet]:
     try:
         settings = Model.model_validate(config["model"])
         names = tuple(config["id2label"][str(index)] for index in range(len(config["id2label"])))
         labels = LabelSet(config["label_set"], names, tuple((r, g, b) for r, g, b in config["colors"]), tuple(config["things"]))
     except (KeyError, TypeError, ValueError, ValidationError, DataError) as error:
         raise WeightsError(f"{path}: damaged, its model or class section makes no sense; {_REMEDY}") from error
+    return settings, labels
+
+
+def _build(kind: type[Kind], settings: Model, labels: LabelSet) -> Kind:
+    from semivss.models.zoo import build_backbone, build_head
+
     backbone = build_backbone(settings)
     return kind(backbone, build_head(settings, backbone.channels, len(labels)), labels, settings)
 

@@ -29,7 +29,7 @@ class OnePeaceTrunk(Trunk):
 
     def __init__(self, sizes: TrunkSizes, *, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.width = sizes.width
+        self.width, self.grid = sizes.width, sizes.grid
         self.image_adapter = ImageAdapter(sizes.width, sizes.grid)
         layers = nn.ModuleList(EncoderLayer(sizes, rate) for rate in drop_rates(drop_path, sizes.depth))
         self.encoder = nn.ModuleDict({"layers": layers})

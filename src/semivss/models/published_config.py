@@ -1,4 +1,4 @@
-"""The backbone section of a published configuration in, our family and sizes out.
+"""The backbone and head sections of a published configuration in, our family and sizes out.
 
 The sections are those of the mmseg-style repositories ViT-Adapter and ONE-PEACE: keyword arguments of their classes, with `type`.
 """
@@ -33,7 +33,42 @@ def published_sizes(backbone: Mapping[str, Any]) -> tuple[str, TrunkSizes]:
                 return FAMILIES[kind], _one_peace_sizes(backbone)
     except KeyError as error:
         raise WeightsError(f"backbone {kind}: the configuration lacks {error.args[0]}; add it as the model was trained with") from error
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"backbone {kind}: the configuration makes no sense ({error}); correct it") from error
     raise WeightsError(f"backbone type {kind!r} is unknown; known types: {', '.join(FAMILIES)}")
+
+
+def published_head(head: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of the recipe's section mask2former, from the section decode_head; what it leaves to its bases is left out.
+
+    Raises:
+        WeightsError: heads of the two decoders differ, or other points than 4, which transformers' modules cannot have.
+    """
+    encoder = _at(head, "pixel_decoder", "encoder")
+    decoder = _at(head, "transformer_decoder")
+    sampling, attention = (_at(part, "transformerlayers", "attn_cfgs") for part in (encoder, decoder))
+    if sampling.get("num_points", 4) != 4:
+        raise WeightsError(f"decode_head: num_points = {sampling['num_points']} is not supported; only 4 is")
+    heads = {part["num_heads"] for part in (sampling, attention) if "num_heads" in part}
+    if len(heads) > 1:
+        raise WeightsError(f"decode_head: pixel decoder and transformer decoder have different num_heads {sorted(heads)}; not supported")
+    places = {
+        "channels": (head, "feat_channels"),
+        "mask_channels": (head, "out_channels"),
+        "queries": (head, "num_queries"),
+        "encoder_layers": (encoder, "num_layers"),
+        "encoder_feedforward": (_at(encoder, "transformerlayers", "ffn_cfgs"), "feedforward_channels"),
+        "decoder_layers": (decoder, "num_layers"),
+        "feedforward": (_at(decoder, "transformerlayers", "ffn_cfgs"), "feedforward_channels"),
+    }
+    return {name: section[key] for name, (section, key) in places.items() if key in section} | ({"heads": heads.pop()} if heads else {})
+
+
+def _at(section: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    for key in keys:
+        inner = section.get(key)
+        section = inner if isinstance(inner, Mapping) else {}
+    return section
 
 
 def _vit_sizes(backbone: Mapping[str, Any], grid: tuple[int, int], layer_scale: float, injector_scale: float) -> TrunkSizes:

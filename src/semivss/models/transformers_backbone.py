@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from semivss.errors import RecipeError, WeightsError
 from semivss.models.pyramid import Pyramid
@@ -46,6 +46,8 @@ class TransformersBackbone(Pyramid):
         except (TypeError, ValueError, AttributeError, RuntimeError, LookupError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
             raise RecipeError(f"backbone transformers/{kind}: its model.config makes no sense ({reason}); correct it") from error
+        if kind == "swin":
+            self.body.swin.layernorm = nn.Identity()  # as in swin.py
         self.channels = tuple(self.body.channels)
         demand_strides(self, f"transformers/{kind}")
 

@@ -19,6 +19,7 @@ class Trunk(nn.Module):
     """Base of the transformers that keep one resolution."""
 
     width: int
+    grid: Grid  # that its learned positions are made for
     mean: tuple[float, ...]  # of a colour channel in 0..1, RGB
     std: tuple[float, ...]
 

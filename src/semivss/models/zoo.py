@@ -2,11 +2,13 @@
 
 import dataclasses
 import difflib
+from pathlib import Path
 
 from torch import nn
 
 from semivss.data.labels import LabelSet
 from semivss.errors import RecipeError, WeightsError
+from semivss.models.lite0 import LITE0
 from semivss.models.pyramid import Pyramid
 from semivss.models.recompute import recompute
 from semivss.models.segmenter import Segmenter
@@ -56,13 +58,25 @@ SWINS: dict[str, SwinSizes] = {
 def build_segmenter(model: Model, label_set: LabelSet) -> Segmenter:
     """A fresh model. Its random weights come from torch's global generator, so seed that first.
 
+    `model.weights` may hold a backbone, or a whole model, whose classifier is adapted to the classes.
+
     Raises:
         WeightsError: an unknown backbone name, one without the strides 4, 8, 16, 32, or `model.weights` that do not fit.
         RecipeError: sizes that do not fit together.
     """
-    backbone = build_backbone(model)
-    head = build_head(model, backbone.channels, len(label_set))
-    return Segmenter(backbone, head, label_set, model)
+    if model.weights is None or model.weights == LITE0:
+        return _assemble(model, build_backbone(model), label_set)
+    from semivss.models.weights import load_start, starting_point
+
+    start = starting_point(Path(model.weights), model.head, label_set)
+    model = model.model_copy(update={"class_rows": start.rows})
+    segmenter = _assemble(model, build_backbone(model.model_copy(update={"weights": None})), label_set)
+    load_start(segmenter, start, model.weights)
+    return segmenter
+
+
+def _assemble(model: Model, backbone: Pyramid, label_set: LabelSet) -> Segmenter:
+    return Segmenter(backbone, build_head(model, backbone.channels, len(label_set)), label_set, model)
 
 
 def build_backbone(model: Model) -> Pyramid:
@@ -76,6 +90,14 @@ def build_backbone(model: Model) -> Pyramid:
 
         load_backbone_weights(backbone, model.weights)
     return backbone
+
+
+def trunk_sizes(model: Model) -> TrunkSizes | None:
+    """Sizes of the trunk that `model` names; none for a backbone without one."""
+    if model.backbone not in TRUNKS:
+        return None
+    departures = model.trunk.model_dump(exclude_none=True) if model.trunk else {}
+    return dataclasses.replace(TRUNKS[model.backbone], **departures)
 
 
 def _new_backbone(model: Model) -> Pyramid:
@@ -104,9 +126,8 @@ def _new_backbone(model: Model) -> Pyramid:
 
             departures = model.swin.model_dump(exclude_none=True) if model.swin else {}
             return Swin(dataclasses.replace(SWINS[name], **departures), drop_path=model.drop_path)
-        case [_] if name in TRUNKS:
-            departures = model.trunk.model_dump(exclude_none=True) if model.trunk else {}
-            return _trunk_backbone(name, dataclasses.replace(TRUNKS[name], **departures), model.drop_path)
+        case [_] if sizes := trunk_sizes(model):
+            return _trunk_backbone(name, sizes, model.drop_path)
     near = difflib.get_close_matches(name, ["tiny", *SWINS, *TRUNKS], n=2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known names: tiny, {', '.join([*SWINS, *TRUNKS])}"
     raise WeightsError(f"backbone {name!r} is unknown; {hint} Any model of timm is timm/<name>, such as timm/resnet18; a backbone of transformers is transformers/<kind>")

@@ -1,0 +1,136 @@
+"""Weights of anybody in, a model folder of ours out: settings, classifier, tensors, card; all or nothing."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from semivss.atomic import demand_folder, newest
+from semivss.data.description import read_class_list
+from semivss.data.labels import LabelSet, label_set
+from semivss.digest import file_sha256
+from semivss.errors import DataError, WeightsError
+from semivss.models.adapt_classes import BIAS, WEIGHT, named_set, nameless_set
+from semivss.models.folder import Origin, save_segmenter
+from semivss.models.given_sizes import given_settings
+from semivss.models.read_sizes import read_sizes
+from semivss.models.recognise import Recognised, open_recognised
+from semivss.models.segmenter import Segmenter
+from semivss.models.source_settings import settings_of
+from semivss.models.weight_file import CONFIG, some
+from semivss.models.weights import LoadReport, Start, load_start, with_classes
+from semivss.models.zoo import build_segmenter
+from semivss.progress import say
+
+_COUNTER = "num_batches_tracked"  # of batch norms; some files lack it, and no result needs it
+_WHOLE = ("semivss", "vit_adapter", "vit_adapter_plain", "one_peace", "beit_segmenter", "mask2former", "timm")  # of a whole backbone
+_MAY_LACK = {"vit": ("gamma1", "gamma2")}  # factors that a plain ViT has none of; they start at 1
+
+
+def convert(
+    path: Path,
+    out: Path,
+    *,
+    preset: str | None = None,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    classes: str | None = None,
+    source_classes: str | None = None,
+    force: bool = False,
+) -> LoadReport:
+    """Convert the weights in `path` to the model folder `out`, and say what became of them.
+
+    Args:
+        path: file or folder.
+        out: a new folder.
+        preset: name of a backbone of models/zoo.py, or timm/NAME.
+        config: file of sizes instead.
+        overrides: single settings of the section [model].
+        classes: wanted: a shipped label set, or a class list's path; none = those of the file.
+        source_classes: those of the file, likewise, where it does not name them.
+        force: replace a model in `out`.
+
+    Raises:
+        SemivssError: weights, sizes or classes that cannot be used, in one line. Nothing is written then.
+    """
+    demand_folder(out)
+    if newest(out, CONFIG).exists() and not force:
+        raise WeightsError(f"{out}: holds a model already; choose another folder with --out, or replace it with --force")
+    source = None if source_classes is None else _classes(source_classes)
+    wanted = None if classes is None else _classes(classes)
+    tree = given_settings(preset, config, overrides)
+    found = open_recognised(path)
+    settings = settings_of(found, tree)
+    target, source = _target(found, source, wanted)
+    start = with_classes(found, settings.head, target, source)
+    with torch.random.fork_rng(devices=[]):  # what starts anew does so in the same way each time
+        torch.manual_seed(0)
+        segmenter = build_segmenter(settings.model_copy(update={"class_rows": start.rows}), target)
+    report = load_start(segmenter, start, path.name, quiet=True)
+    fresh = _demand_complete(start, report)
+    _normalise(segmenter, found)
+    notes = (*start.notes, *fresh)
+    origin = Origin({file.name: file_sha256(file) for file in found.file.files}, found.says(), notes)
+    save_segmenter(segmenter.eval(), out, origin)
+    say(replace(report, source=str(path), notes=notes).line())
+    return report
+
+
+def _classes(words: str) -> LabelSet:
+    """A shipped label set, or the classes listed in a file."""
+    path = Path(words)
+    if not path.is_file():
+        return label_set(words)
+    rows = read_class_list(path)
+    unnamed = nameless_set(len(rows))
+    colors = tuple(row.color or color for row, color in zip(rows, unnamed.colors, strict=True))
+    return LabelSet(path.stem, tuple(row.name for row in rows), colors, tuple(row.thing for row in rows))
+
+
+def _target(found: Recognised, source: LabelSet | None, wanted: LabelSet | None) -> tuple[LabelSet, LabelSet | None]:
+    """The classes of the model, and those of the file where they are known."""
+    count = read_sizes(found.state).get("classes")
+    if found.label_set is not None:
+        return wanted or found.label_set, found.label_set
+    if found.classes is not None:
+        source = source or named_set(found.classes, found.path.stem)
+    if count is None:
+        if wanted is None:
+            raise WeightsError(f"{found.path}: has no classifier, so its model needs classes; give --classes, such as vspw124 or a class list")
+        return wanted, None
+    if source is not None and len(source) != count:
+        raise DataError(f"{found.path}: its classifier has {count} classes, {source.name} has {len(source)}; give --source-classes of this file")
+    if source is None and wanted is not None and len(wanted) != count:
+        raise DataError(
+            f"{found.path}: does not name its {count} classes, and {wanted.name} has {len(wanted)}; "
+            "give --source-classes too, such as ade20k150, and they are mapped"
+        )
+    return wanted or source or nameless_set(count), source
+
+
+def _demand_complete(start: Start, report: LoadReport) -> tuple[str, ...]:
+    """What starts anew, in words. Raises WeightsError where a part is missing that weights of this family have."""
+    family = start.found.family
+    expected = ("backbone.",) if family in _WHOLE else ("backbone.body.swin.",) if family == "swin" else ("backbone.trunk.",)
+    may_lack = (_COUNTER, *_MAY_LACK.get(family, ()), *((WEIGHT, BIAS) if start.plan and start.plan.wanted is None else ()))
+    absent = [name for name in (*report.missing, *report.mismatched) if not name.endswith(may_lack)]
+    needed = [name for name in absent if name.startswith((*expected, "head.") if start.plan else expected)]
+    if needed:
+        raise WeightsError(
+            f"{start.found.path}: incomplete, {len(needed)} tensors of {start.found.says()} are missing or of another shape "
+            f"({some(needed)}); get the file again, or give the configuration of this model"
+        )
+    parts = ["the adapter"] * any(name.startswith(("backbone.spm.", "backbone.fpn")) for name in absent)
+    parts += ["the head"] * (start.plan is None)
+    return (f"{' and '.join(parts)} start{'s' * (len(parts) == 1)} anew: train the model before it predicts",) if parts else ()
+
+
+def _normalise(segmenter: Segmenter, found: Recognised) -> None:
+    """Take over what preprocessor_config.json of a transformers folder says about the frames."""
+    from semivss.models.mask2former_folder import normalisation
+
+    if found.family == "mask2former" and (numbers := normalisation(found.path)) is not None:
+        for buffer, values in zip((segmenter.mean, segmenter.std), numbers, strict=True):
+            buffer.copy_(torch.tensor(values).view(3, 1, 1) * 255)
+
