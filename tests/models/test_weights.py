@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from semivss.data.labels import LabelSet
 from semivss.errors import WeightsError
-from semivss.models import lite0 as lite0_module
-from semivss.models.lite0 import LITE0, lite0_file, lite_names
-from semivss.models.weight_file import read_tensors
-from semivss.models.weights import load_backbone_weights
+from semivss.models.weights import lite0 as lite0_module
+from semivss.models.weights.lite0 import LITE0, lite0_file, lite_names
+from semivss.models.weights.load import load_backbone_weights
+from semivss.models.weights.weight_file import read_weights
 from semivss.models.zoo import build_segmenter
 from semivss.settings import Model
 
@@ -299,7 +299,7 @@ def _good_safetensors(tmp_path: Path) -> bytes:
 def test_damaged_file_gets_one_line(content: Callable[[Path], bytes], tmp_path: Path):
     (tmp_path / "bad.pth").write_bytes(content(tmp_path))
     with pytest.raises(WeightsError, match=r"bad\.pth: .*; g") as error:
-        read_tensors(tmp_path / "bad.pth")
+        read_weights(tmp_path / "bad.pth")
     assert "\n" not in str(error.value)
 
 
@@ -307,13 +307,13 @@ def test_damaged_file_gets_one_line(content: Callable[[Path], bytes], tmp_path: 
 def test_file_without_named_tensors_is_refused(tree: object, tmp_path: Path):
     torch.save(tree, tmp_path / "w.pth")
     with pytest.raises(WeightsError, match="holds no named tensors"):
-        read_tensors(tmp_path / "w.pth")
+        read_weights(tmp_path / "w.pth")
 
 
 def test_missing_file_and_folder_are_named(tmp_path: Path):
     with pytest.raises(WeightsError, match=r"none\.pth: cannot read .* local file"):
         load_backbone_weights(Wrapped("test_resnet"), str(tmp_path / "none.pth"))
-    with pytest.raises(WeightsError, match="no weights there .*give a weight file"):
+    with pytest.raises(WeightsError, match=r"no weights there .*give a weight file"):
         load_backbone_weights(Wrapped("test_resnet"), str(tmp_path))
 
 

@@ -15,7 +15,7 @@ from semivss.atomic import atomic_set, newest
 from semivss.data.labels import LabelSet
 from semivss.errors import DataError, WeightsError
 from semivss.models.segmenter import Segmenter
-from semivss.models.weight_file import CONFIG, WeightFile, read_config
+from semivss.models.weights.weight_file import CONFIG, WeightFile, read_config
 from semivss.settings import Model
 
 WEIGHTS, CARD = "model.safetensors", "README.md"

@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from semivss.errors import RecipeError, WeightsError
+from semivss.errors import RecipeError
 from semivss.models.pyramid import Pyramid
 from semivss.models.strides import demand_strides
 

@@ -3,16 +3,17 @@
 import dataclasses
 import difflib
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from semivss.data.labels import LabelSet
 from semivss.errors import RecipeError, WeightsError
-from semivss.models.lite0 import LITE0
 from semivss.models.pyramid import Pyramid
 from semivss.models.recompute import recompute
 from semivss.models.segmenter import Segmenter
 from semivss.models.sizes import SwinSizes, TrunkSizes
+from semivss.models.weights.lite0 import LITE0
 from semivss.settings import Model
 
 _QUARTERS = ((0, 2), (3, 5), (6, 8), (9, 11))
@@ -66,12 +67,12 @@ def build_segmenter(model: Model, label_set: LabelSet) -> Segmenter:
     """
     if model.weights is None or model.weights == LITE0:
         return _assemble(model, build_backbone(model), label_set)
-    from semivss.models.weights import load_start, starting_point
+    from semivss.models.weights.load import load_start, starting_point
 
-    start = starting_point(Path(model.weights), model.head, label_set)
+    weights, start = model.weights, starting_point(Path(model.weights), model.head, label_set)
     model = model.model_copy(update={"class_rows": start.rows})
     segmenter = _assemble(model, build_backbone(model.model_copy(update={"weights": None})), label_set)
-    load_start(segmenter, start, model.weights)
+    load_start(segmenter, start, weights)
     return segmenter
 
 
@@ -86,7 +87,7 @@ def build_backbone(model: Model) -> Pyramid:
         for unit in backbone.units():
             recompute(unit)
     if model.weights is not None:
-        from semivss.models.weights import load_backbone_weights
+        from semivss.models.weights.load import load_backbone_weights
 
         load_backbone_weights(backbone, model.weights)
     return backbone
@@ -98,6 +99,12 @@ def trunk_sizes(model: Model) -> TrunkSizes | None:
         return None
     departures = model.trunk.model_dump(exclude_none=True) if model.trunk else {}
     return dataclasses.replace(TRUNKS[model.backbone], **departures)
+
+
+def swin_section(sizes: SwinSizes) -> dict[str, Any]:
+    """The backbone of a recipe's section [model] that is a Swin of these sizes: a preset's name, or one with all of them changed."""
+    name = next((name for name, preset in SWINS.items() if preset == sizes), None)
+    return {"backbone": name} if name else {"backbone": "swin_t", "swin": dataclasses.asdict(sizes)}
 
 
 def _new_backbone(model: Model) -> Pyramid:
@@ -129,8 +136,9 @@ def _new_backbone(model: Model) -> Pyramid:
         case [_] if sizes := trunk_sizes(model):
             return _trunk_backbone(name, sizes, model.drop_path)
     near = difflib.get_close_matches(name, ["tiny", *SWINS, *TRUNKS], n=2)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known names: tiny, {', '.join([*SWINS, *TRUNKS])}"
-    raise WeightsError(f"backbone {name!r} is unknown; {hint} Any model of timm is timm/<name>, such as timm/resnet18; a backbone of transformers is transformers/<kind>")
+    hint = f"did you mean {' or '.join(near)}" if near else f"known names: tiny, {', '.join([*SWINS, *TRUNKS])}"
+    others = "any model of timm is timm/<name>, such as timm/resnet18; a backbone of transformers is transformers/<kind>"
+    raise WeightsError(f"backbone {name!r} is unknown; {hint}; {others}")
 
 
 def _trunk_backbone(name: str, sizes: TrunkSizes, drop_path: float) -> Pyramid:

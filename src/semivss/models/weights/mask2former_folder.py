@@ -10,11 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from semivss.errors import WeightsError
-from semivss.models.swin_keys import from_swin_files
+from semivss.errors import RecipeError, WeightsError
+from semivss.models.sizes import SwinSizes
 from semivss.models.transformers_backbone import KINDS, plain_config
-from semivss.models.zoo import SWINS
-from semivss.settings import Mask2FormerHead, Model, Swin
+from semivss.models.weights.names import from_swin_files
+from semivss.models.zoo import swin_section
+from semivss.recipe import checked
+from semivss.settings import Model
 
 _PREFIXES = {
     "model.pixel_level_module.encoder.": "backbone.body.",
@@ -53,19 +55,22 @@ def mask2former_settings(config: Mapping[str, Any], where: Path) -> Model:
             raise WeightsError(f"{where}: {unlike[0]} = {config[unlike[0]]} is not supported; only {_AS_OURS[unlike[0]]} is")
         if config["feature_size"] != config["hidden_dim"]:
             raise WeightsError(f"{where}: feature_size {config['feature_size']} and hidden_dim {config['hidden_dim']} must be equal")
-        head = Mask2FormerHead(
-            channels=config["hidden_dim"],
-            mask_channels=config["mask_feature_size"],
-            queries=config["num_queries"],
-            encoder_layers=config["encoder_layers"],
-            decoder_layers=config["decoder_layers"] - 1,  # transformers counts the prediction before the first layer
-            heads=config["num_attention_heads"],
-            encoder_feedforward=config["encoder_feedforward_dim"],
-            feedforward=config["dim_feedforward"],
-        )
-        return Model(head="mask2former", mask2former=head, **_backbone(config["backbone_config"], where))
-    except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{where}: its config.json lacks {error} or makes no sense there; get the folder again") from error
+        head = {
+            "channels": config["hidden_dim"],
+            "mask_channels": config["mask_feature_size"],
+            "queries": config["num_queries"],
+            "encoder_layers": config["encoder_layers"],
+            "decoder_layers": config["decoder_layers"] - 1,  # transformers counts the prediction before the first layer
+            "heads": config["num_attention_heads"],
+            "encoder_feedforward": config["encoder_feedforward_dim"],
+            "feedforward": config["dim_feedforward"],
+        }
+        backbone = _backbone(config["backbone_config"], where)
+    except KeyError as error:
+        raise WeightsError(f"{where}: its config.json lacks {error.args[0]}; get the folder again") from error
+    except (TypeError, AttributeError, RecipeError) as error:
+        raise WeightsError(f"{where}: its config.json makes no sense ({error}); get the folder again") from error
+    return checked(Model, f"{where}/config.json", head="mask2former", mask2former=head, **backbone)
 
 
 def mask2former_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -73,7 +78,7 @@ def mask2former_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any]
     ours, unused = {}, []
     encoder = "model.pixel_level_module.encoder."
     body = {name.removeprefix(encoder): tensor for name, tensor in tensors.items() if name.startswith(encoder)}
-    if config.get("backbone_config", {}).get("model_type") == "swin":
+    if config["backbone_config"].get("model_type", "swin") == "swin":
         body = {name: tensor for name, tensor in from_swin_files(body).items() if not name.startswith("swin.layernorm.")}
     for name, tensor in tensors.items():
         prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
@@ -104,10 +109,11 @@ def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]] |
     path = folder / "preprocessor_config.json"
     if not path.is_file():
         return None
+    numbers: tuple[tuple[float, ...], tuple[float, ...]]
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if config.get("do_normalize", True) is False:
-            numbers = (0.0,) * 3, (1.0,) * 3
+            numbers = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         elif "image_mean" not in config or "image_std" not in config:
             return None
         else:
@@ -126,9 +132,7 @@ def _backbone(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
         raise WeightsError(f"{where}: its backbone {kind} is not supported; supported: {', '.join(KINDS)}")
     if kind != "swin" or any(config.get(key, value) != value for key, value in _SWIN_AS_OURS.items()):
         return {"backbone": f"transformers/{kind}", "config": plain_config(config)}
-    sizes = {"width": config["embed_dim"], "depths": tuple(config["depths"]), "heads": tuple(config["num_heads"])}
-    sizes["window"] = config["window_size"]
-    for name, preset in SWINS.items():
-        if all(getattr(preset, key) == value for key, value in sizes.items()):
-            return {"backbone": name}
-    return {"backbone": "swin_t", "swin": Swin(**sizes)}
+    sizes = SwinSizes(
+        width=config["embed_dim"], depths=tuple(config["depths"]), heads=tuple(config["num_heads"]), window=config["window_size"]
+    )
+    return swin_section(sizes)

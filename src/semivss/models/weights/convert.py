@@ -11,15 +11,16 @@ from semivss.data.description import read_class_list
 from semivss.data.labels import LabelSet, label_set
 from semivss.digest import file_sha256
 from semivss.errors import DataError, WeightsError
-from semivss.models.adapt_classes import BIAS, WEIGHT, named_set, nameless_set
 from semivss.models.folder import Origin, save_segmenter
-from semivss.models.given_sizes import given_settings
-from semivss.models.read_sizes import read_sizes
-from semivss.models.recognise import Recognised, open_recognised
 from semivss.models.segmenter import Segmenter
-from semivss.models.source_settings import settings_of
-from semivss.models.weight_file import CONFIG, some
-from semivss.models.weights import LoadReport, Start, load_start, with_classes
+from semivss.models.weights.architecture import settings_of
+from semivss.models.weights.classes import BIAS, WEIGHT, named_set, nameless_set
+from semivss.models.weights.given import given_settings
+from semivss.models.weights.load import LoadReport, Start, load_start, with_classes
+from semivss.models.weights.mask2former_folder import normalisation
+from semivss.models.weights.recognise import Recognised, open_recognised
+from semivss.models.weights.shapes import read_sizes
+from semivss.models.weights.weight_file import CONFIG, some
 from semivss.models.zoo import build_segmenter
 from semivss.progress import say
 
@@ -97,10 +98,14 @@ def _target(found: Recognised, source: LabelSet | None, wanted: LabelSet | None)
         source = source or named_set(found.classes, found.path.stem)
     if count is None:
         if wanted is None:
-            raise WeightsError(f"{found.path}: has no classifier, so its model needs classes; give --classes, such as vspw124 or a class list")
+            raise WeightsError(
+                f"{found.path}: has no classifier, so its model needs classes; give --classes, such as vspw124 or a class list"
+            )
         return wanted, None
     if source is not None and len(source) != count:
-        raise DataError(f"{found.path}: its classifier has {count} classes, {source.name} has {len(source)}; give --source-classes of this file")
+        raise DataError(
+            f"{found.path}: its classifier has {count} classes, {source.name} has {len(source)}; give --source-classes of this file"
+        )
     if source is None and wanted is not None and len(wanted) != count:
         raise DataError(
             f"{found.path}: does not name its {count} classes, and {wanted.name} has {len(wanted)}; "
@@ -128,9 +133,6 @@ def _demand_complete(start: Start, report: LoadReport) -> tuple[str, ...]:
 
 def _normalise(segmenter: Segmenter, found: Recognised) -> None:
     """Take over what preprocessor_config.json of a transformers folder says about the frames."""
-    from semivss.models.mask2former_folder import normalisation
-
     if found.family == "mask2former" and (numbers := normalisation(found.path)) is not None:
         for buffer, values in zip((segmenter.mean, segmenter.std), numbers, strict=True):
             buffer.copy_(torch.tensor(values).view(3, 1, 1) * 255)
-

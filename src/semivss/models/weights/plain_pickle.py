@@ -65,8 +65,8 @@ class ElementType:
             raise ValueError(f"elements of type {name} are no numbers")
 
     def __setstate__(self, state: Sequence[object]) -> None:
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(str(state[1]))
+        if (order := state[1]) in ("<", ">"):
+            self.dtype = np.dtype(f"{order}{self.dtype.str[1:]}")
 
 
 class Array:
@@ -165,6 +165,7 @@ class _Call:
     """A function that a pickle may call and cannot change."""
 
     __slots__ = ("_run",)
+    _run: Callable[..., Any]
 
     def __init__(self, run: Callable[..., Any]) -> None:
         object.__setattr__(self, "_run", run)
@@ -176,7 +177,7 @@ class _Call:
         raise AttributeError(name)
 
 
-class _Reader(pickle.Unpickler):  # noqa: S301 -- every name goes through find_class
+class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         name = f"{_RENAMED.get(module, module)}.{name}"
         if (call := CALLS.get(name)) is None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from semivss.atomic import newest
 from semivss.errors import WeightsError
-from semivss.models.plain_pickle import DAMAGED, ForbiddenNameError, load_torch, read_pickle
+from semivss.models.weights.plain_pickle import DAMAGED, ForbiddenNameError, load_torch, read_pickle
 
 CONFIG = "config.json"
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
@@ -51,11 +51,6 @@ def read_weights(path: Path) -> WeightFile:
     if not tensors:
         raise WeightsError(f"{path}: holds no named tensors; give a state dict as safetensors or torch file")
     return WeightFile(path, form, tensors, (path,), meta=meta if isinstance(meta, Mapping) else {})
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors alone. Raises as `read_weights` does."""
-    return read_weights(path).tensors
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -104,7 +99,9 @@ def _places(index: Path) -> dict[str, str]:
     if not sound:
         raise WeightsError(f"{index}: damaged, it names files outside its folder; get the folder again")
     if missing := sorted(name for name in names if not (index.parent / name).is_file()):
-        raise WeightsError(f"{index.parent}: {len(missing)} of {len(names)} weight files are missing, the first is {missing[0]}; get them too")
+        raise WeightsError(
+            f"{index.parent}: {len(missing)} of {len(names)} weight files are missing, the first is {missing[0]}; get them too"
+        )
     return dict(places)
 
 

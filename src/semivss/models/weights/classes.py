@@ -13,7 +13,7 @@ from torch import Tensor
 
 from semivss.class_rows import NEW_BIAS
 from semivss.data.labels import IGNORE, LabelSet, distinct_colors, label_map_names, label_set, load_label_map
-from semivss.models.weight_file import some
+from semivss.models.weights.weight_file import some
 
 _ALIKE = 0.8  # share of names in their places that makes a list of classes a known set, spelling apart
 _SETS = ("ade20k150", "camvid11", "cityscapes19", "coco_panoptic133", "coco_stuff171", "vspw124")
@@ -113,7 +113,11 @@ def _match(source: LabelSet, target: LabelSet) -> tuple[str, tuple[int | None, .
     if source.names == target.names:
         return "the same names", tuple(range(len(target)))
     map_name = f"{source.name}_to_{target.name}"
-    if map_name in label_map_names() and load_label_map(map_name).source_names == source.names and label_set(target.name).names == target.names:
+    if (
+        map_name in label_map_names()
+        and load_label_map(map_name).source_names == source.names
+        and label_set(target.name).names == target.names
+    ):
         ids = load_label_map(map_name).ids[: len(source)].tolist()
         return f"label map {map_name}", tuple(None if goal == IGNORE else goal for goal in ids)
     places = {_bare(name): index for index, name in reversed(list(enumerate(target.names)))}

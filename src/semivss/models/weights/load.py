@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from semivss.data.labels import LabelSet
 from semivss.errors import WeightsError
-from semivss.models.adapt_classes import ClassPlan, adapt_classifier, named_set, plan_classes
-from semivss.models.fit_grid import fit_grid
-from semivss.models.lite0 import LITE0, LITE0_BACKBONE, LITE0_INSTALL, lite0_file
-from semivss.models.pair_names import pair_names
 from semivss.models.positions import Grid
-from semivss.models.read_sizes import read_sizes
-from semivss.models.recognise import Recognised, open_recognised
 from semivss.models.segmenter import Segmenter
-from semivss.models.weight_file import demand_finite, some
+from semivss.models.weights.classes import ClassPlan, adapt_classifier, named_set, plan_classes
+from semivss.models.weights.fit import Fit, fit_by_likeness, fit_by_name
+from semivss.models.weights.lite0 import LITE0, LITE0_BACKBONE, LITE0_INSTALL, lite0_file
+from semivss.models.weights.recognise import Recognised, open_recognised
+from semivss.models.weights.shapes import SEEDS, read_sizes
+from semivss.models.weights.weight_file import demand_finite, some
 from semivss.progress import say
 
 _ENOUGH = 0.5  # share of the backbone below which a file is taken for that of another model, whose stem happens to fit
@@ -49,15 +48,6 @@ class LoadReport:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A file's tensors at their places in a module."""
-
-    tensors: dict[str, Tensor]  # name in the module -> tensor of its shape
-    mismatched: tuple[str, ...]
-    unexpected: tuple[str, ...]  # in the file only, as named there
-
-
-@dataclass(frozen=True)
 class Start:
     """Weights to start from, with a head that fits the recipe's, or none."""
 
@@ -79,15 +69,18 @@ def with_classes(found: Recognised, head: str, label_set: LabelSet, source: Labe
     """
     if not found.has_head():
         return Start(found)
-    kind = "mask2former" if "head.transformer.queries_features.weight" in found.state else "pixel"
+    kind = "mask2former" if SEEDS in found.state else "pixel"
     if kind != head:
         bare = {name: tensor for name, tensor in found.state.items() if not name.startswith("head.")}
         return Start(replace(found, state=bare), notes=(f"its {kind} head is not used, for the model has a {head} head",))
-    count = read_sizes(found.state)["classes"]
+    if (count := read_sizes(found.state).get("classes")) is None:
+        return Start(found, ClassPlan(None, len(label_set), f"it has no classifier, so that of {label_set.name} starts anew"), None, ())
     known = found.label_set or source or (named_set(found.classes, "its own") if found.classes else None)
     own_rows = None if found.model is None else found.model.class_rows
     if known is not None and own_rows is None and len(known) != count:
-        raise WeightsError(f"{found.path}: its classifier has {count} classes, {known.name} has {len(known)}; name the classes of this file")
+        raise WeightsError(
+            f"{found.path}: its classifier has {count} classes, {known.name} has {len(known)}; name the classes of this file"
+        )
     plan = plan_classes(known, count, label_set, own_rows)
     adapted = replace(found, state=adapt_classifier(found.state, plan, head))
     return Start(adapted, plan, plan.rows(head), (f"classes: {plan.said}",))
@@ -153,28 +146,15 @@ def prepared(module: nn.Module, start: Start, source: str) -> tuple[LoadReport, 
 
 
 def _fit(module: nn.Module, found: Recognised, state: Mapping[str, Tensor]) -> Fit:
-    """Under our names where the family has them; under the file's own, cut and turned, where those fit better."""
+    """Under our names where the family has them; under the file's own where those fit better."""
     backbone = module.backbone if isinstance(module, Segmenter) else module
     target = getattr(getattr(backbone, "trunk", None), "grid", None)
-    direct = _fitted(found.state, {name: name for name in state if name in found.state}, state, target, _own_grid(found))
+    direct = fit_by_name(found.state, state, target, _own_grid(found))
     if len(direct.tensors) >= _ENOUGH * len(_filled(found, state)):
         return replace(direct, unexpected=tuple(sorted({*found.unused, *direct.unexpected})))
-    raw = found.state if found.family in ("timm", "other") else found.file.tensors
-    only = {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
-    other = _fitted(raw, pair_names(raw, only), state, None, None)
-    return other if len(other.tensors) > len(direct.tensors) else direct
-
-
-def _fitted(
-    tensors: Mapping[str, Tensor], pairs: Mapping[str, str], state: Mapping[str, Tensor], target: Grid | None, source: Grid | None
-) -> Fit:
-    fitted = {
-        name: tensors[origin] if target is None else fit_grid(name, tensors[origin], state[name], target, source)
-        for name, origin in pairs.items()
-    }
-    fits = {name: tensor for name, tensor in fitted.items() if tensor.shape == state[name].shape}
-    mismatched = tuple(name for name in pairs if name not in fits)
-    return Fit(fits, mismatched, tuple(sorted(tensors.keys() - set(pairs.values()))))
+    theirs = found.state if found.family in ("timm", "other") else found.file.tensors
+    alike = fit_by_likeness(theirs, {name: tensor for name, tensor in state.items() if name.startswith("backbone.")})
+    return alike if len(alike.tensors) > len(direct.tensors) else direct
 
 
 def _own_grid(found: Recognised) -> Grid | None:
@@ -216,4 +196,3 @@ def _misfit(found: Recognised, fits: int, filled: list[str], source: str) -> str
         f"{found.path}: {fits} of {len(filled)} backbone tensors fit; the file holds {known}{some(found.file.tensors)}, "
         f"the backbone expects {expected}; {remedy}"
     )
-

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from semivss.data.labels import LabelSet
 from semivss.errors import WeightsError
-from semivss.models.mask2former_folder import class_names, mask2former_settings, mask2former_tensors
-from semivss.models.published_keys import INDEX_BUFFERS, from_published
-from semivss.models.swin_keys import from_swin_authors, from_swin_files
-from semivss.models.torchvision_keys import from_torchvision
-from semivss.models.trunk_keys import trunk_tensors
-from semivss.models.weight_file import WeightFile, read_weights, some
+from semivss.models.published_keys import INDEX_BUFFERS, from_published, our_name
+from semivss.models.weights.mask2former_folder import class_names, mask2former_settings, mask2former_tensors
+from semivss.models.weights.names import from_swin_authors, from_swin_files, from_torchvision, trunk_tensors
+from semivss.models.weights.shapes import SEEDS
+from semivss.models.weights.weight_file import WeightFile, read_weights, some
 from semivss.settings import Model
 
 FAMILIES = {
@@ -35,16 +34,11 @@ FAMILIES = {
     "other": "weights under names that are not known here",
 }
 _OF_TIMM = ("conv1.weight", "conv_stem.weight", "stem.0.weight", "stem.conv.weight", "conv1.0.weight", "patch_embed.proj.weight")
-TRUNKS_FOR = {  # pre-training family: backbones of models/zoo.py that its trunk fits into
-    "beit": ("vit_adapter", "beit"),
-    "vit": ("vit_adapter_plain",),
-    "one_peace_trunk": ("one_peace",),
-}
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """Somebody's weights."""
+    """Somebody's weights, under our names."""
 
     file: WeightFile
     family: str  # of FAMILIES
@@ -121,19 +115,23 @@ def demand_known(found: Recognised) -> None:
 
 def _of_mmseg(file: WeightFile, tensors: Mapping[str, Tensor]) -> Recognised:
     ours = from_published(tensors)
-    known = "head.transformer.queries_features.weight" in ours
-    state = {name: tensor for name, tensor in ours.items() if name.startswith(("backbone.", "head.") if known else "backbone.")}
-    unused = tuple(name for name in tensors if name.endswith(INDEX_BUFFERS)) + tuple(name for name in ours if name not in state)
-    if "backbone.spm.stem.0.weight" not in state:
-        family = "beit_segmenter"
-        if "backbone.trunk.blocks.0.attn.relative_position_bias_table" not in state:
-            raise WeightsError(f"{file.path}: a segmentation model round a plain ViT without adapter, which is not supported; convert another")
-    elif "backbone.trunk.image_adapter.cls_embedding" in state:
-        family = "one_peace"
-    else:
-        family = "vit_adapter" if "backbone.trunk.blocks.0.attn.relative_position_bias_table" in state else "vit_adapter_plain"
+    roots = ("backbone.", "head.") if SEEDS in ours else ("backbone.",)
+    state = {name: tensor for name, tensor in ours.items() if name.startswith(roots)}
+    unused = tuple(name for name in tensors if not our_name(name).startswith(roots) or name.endswith(INDEX_BUFFERS))
+    with_table = "backbone.trunk.blocks.0.attn.relative_position_bias_table" in state
+    match "backbone.spm.stem.0.weight" in state, "backbone.trunk.image_adapter.cls_embedding" in state:
+        case True, True:
+            family = "one_peace"
+        case True, False:
+            family = "vit_adapter" if with_table else "vit_adapter_plain"
+        case False, False if with_table:
+            family = "beit_segmenter"
+        case _:
+            raise WeightsError(
+                f"{file.path}: a segmentation model without adapter round ViT or ONE-PEACE, which is not supported; take another"
+            )
     names = file.meta.get("CLASSES") or file.meta.get("classes")
-    said = tuple(str(name) for name in names) if isinstance(names, list | tuple) and names else None
+    said = tuple(map(str, names)) if isinstance(names, list | tuple) and names else None
     return Recognised(file, family, state, unused, said)
 
 
@@ -160,8 +158,9 @@ def _swin(file: WeightFile, tensors: Mapping[str, Tensor]) -> Recognised:
 def _of_transformers(file: WeightFile, kind: str) -> Recognised:
     config: Mapping[str, Any] = file.config
     if kind == "mask2former":
+        settings = mask2former_settings(config, file.path)
         state, unused = mask2former_tensors(file.tensors, config)
-        return Recognised(file, "mask2former", state, unused, class_names(config), mask2former_settings(config, file.path))
+        return Recognised(file, "mask2former", state, unused, class_names(config), settings)
     if kind == "swin":
         swin = from_swin_files(file.tensors)
         body = {name: tensor for name, tensor in swin.items() if name.startswith(("swin.e", "hidden_states_norms."))}
@@ -175,4 +174,6 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _without(tensors: Mapping[str, Tensor], prefix: str) -> Mapping[str, Tensor]:
     """Names without `prefix`, if all have it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()} if all(n.startswith(prefix) for n in tensors) else tensors
+    return (
+        {name.removeprefix(prefix): tensor for name, tensor in tensors.items()} if all(n.startswith(prefix) for n in tensors) else tensors
+    )
