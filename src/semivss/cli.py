@@ -28,9 +28,14 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at, i
 app.add_typer(data, name="data")
 pseudo = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at pseudo labels.")
 app.add_typer(pseudo, name="pseudo")
+weights = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at weight files of others and convert them.")
+app.add_typer(weights, name="weights")
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe.", metavar="RECIPE")]
 Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", help="Change a setting: -o train.steps=100.", metavar="KEY=VALUE")]
+ModelOverrides = Annotated[
+    list[str] | None, typer.Option("-o", "--override", help="Change a setting of the model: -o trunk.points=4.", metavar="KEY=VALUE")
+]
 Again = Annotated[bool, typer.Option("--again", help="Redo finished stages whose settings changed.")]
 Policy = Annotated[
     Literal["strict", "skip", "ignore"], typer.Option(help="Damaged files: stop, leave the frame out, or use what is sound.")
@@ -40,6 +45,8 @@ ModelsAndInputs = Annotated[
     list[Path],
     typer.Argument(help="One or more model folders, then the input: videos, frame folders or a data set.", metavar="MODEL... INPUT..."),
 ]
+Preset = Annotated[str | None, typer.Option(help="Backbone with the sizes that no file tells: vit_adapter_l, one_peace_l, timm/NAME, ...")]
+SizesFile = Annotated[Path | None, typer.Option("--config", help="JSON, TOML or mmseg Python file of sizes instead; it is never run.")]
 Weights = Annotated[str | None, typer.Option(help="Weight of each model, such as 2,1; equal by default.")]
 AnySplit = Annotated[str | None, typer.Option(help="Split of a data set in VSPW layout, such as test; by default every video.")]
 Scales = Annotated[str, typer.Option(help="Test-time scales, such as 0.75,1,1.25.")]
@@ -337,6 +344,45 @@ def data_import(
         frames=frames,
         background_class=background_class,
         holdout=Holdout(tuple(val or ()), val_share),
+        force=force,
+    )
+
+
+@weights.command("inspect")
+def weights_inspect(
+    path: Annotated[Path, typer.Argument(help="Weight file or folder.", metavar="FILE")],
+    preset: Preset = None,
+    config: SizesFile = None,
+    override: ModelOverrides = None,
+) -> None:
+    """Family, sizes, classes, what is missing, unused or to be given. Loads nothing, runs nothing."""
+    from semivss.models.weights.inspect import inspect
+
+    typer.echo(inspect(path, preset=preset, config=config, overrides=override or []))
+
+
+@weights.command("convert")
+def weights_convert(
+    path: Annotated[Path, typer.Argument(help="Weight file or folder.", metavar="FILE")],
+    out: Annotated[Path | None, typer.Option(help="Model folder; models/<name of the file> by default.")] = None,
+    preset: Preset = None,
+    config: SizesFile = None,
+    override: ModelOverrides = None,
+    classes: Annotated[str | None, typer.Option(help="Classes of the model: vspw124, ..., or a class list; by default the file's.")] = None,
+    source_classes: Annotated[str | None, typer.Option("--source-classes", help="Classes of a file that does not name them.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing model.")] = False,
+) -> None:
+    """Turn a checkpoint, pre-training file, transformers, timm or torchvision model into a model folder."""
+    from semivss.models.weights.convert import convert
+
+    convert(
+        path,
+        out or Path("models") / path.resolve().stem,
+        preset=preset,
+        config=config,
+        overrides=override or [],
+        classes=classes,
+        source_classes=source_classes,
         force=force,
     )
 

@@ -5,24 +5,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from semivss.data.labels import LabelSet, distinct_colors
 from semivss.models.mask2former import Mask2Former
 from semivss.models.published_config import published_sizes
 from semivss.models.published_keys import from_published
 from semivss.models.pyramid import Pyramid
 from semivss.models.segmenter import Segmenter
-from semivss.models.zoo import build_backbone, build_segmenter
+from semivss.models.weights.convert import convert
+from semivss.models.zoo import build_backbone
 from semivss.settings import Mask2FormerHead, Model, Trunk
 
 OWN_BUFFERS = {"mean", "std"}  # no published file has them
-
-
-def classes(count: int) -> LabelSet:
-    return LabelSet("published", tuple(f"class {number}" for number in range(count)), distinct_colors(count), (False,) * count)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -88,10 +83,27 @@ def head(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Mask2Former:
     return module.eval()
 
 
-def segmenter(path: Path, metadata: dict[str, Any]) -> Segmenter:
-    """The model of a whole checkpoint; `metadata` is that of its golden numbers."""
-    config = metadata["head"]
-    settings = Model(head="mask2former", mask2former=head_settings(config), **backbone_settings(metadata["backbone"]))
-    module = build_segmenter(settings, classes(config["things"] + config["stuff"]))
-    load_strictly(module, from_published(torch.load(path, weights_only=True)["state_dict"]))
-    return module.eval()
+def configuration(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Of a whole checkpoint, in the words of its repository; `metadata` is that of its golden numbers."""
+    head = metadata["head"]
+    layers = {"attn_cfgs": {"num_heads": head["heads"], "num_points": 4}, "ffn_cfgs": {"feedforward_channels": head["enc_ffn"]}}
+    encoder = {"num_layers": head["enc_layers"], "transformerlayers": layers}
+    decoder = {"attn_cfgs": {"num_heads": head["heads"]}, "ffn_cfgs": {"feedforward_channels": head["dec_ffn"]}}
+    return {
+        "backbone": metadata["backbone"],
+        "decode_head": {
+            "feat_channels": head["feat"],
+            "out_channels": head.get("out", head["feat"]),
+            "num_queries": head["queries"],
+            "pixel_decoder": {"encoder": encoder},
+            "transformer_decoder": {"num_layers": head["dec_layers"], "transformerlayers": decoder},
+        },
+    }
+
+
+def segmenter(path: Path, metadata: dict[str, Any], scratch: Path) -> Segmenter:
+    """The model of a whole checkpoint, through `weights convert` and a folder."""
+    scratch.mkdir(parents=True)
+    (scratch / "configuration.json").write_text(json.dumps({"model": configuration(metadata)}))
+    convert(path, scratch / "model", config=scratch / "configuration.json")
+    return Segmenter.from_pretrained(scratch / "model")

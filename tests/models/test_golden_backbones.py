@@ -86,10 +86,10 @@ def test_golden_backbones_head(golden):
 
 
 @torch.no_grad()
-def test_golden_backbones_segmentor(golden):
+def test_golden_backbones_segmentor(golden, tmp_path):
     for file in files(golden, "segmentor_*.pth"):
         metadata, tensors = published.read(file.with_name(f"{file.stem}_io.safetensors"))
-        segmenter, image = published.segmenter(file, metadata), tensors["in.image"]
+        segmenter, image = published.segmenter(file, metadata, tmp_path / file.stem), tensors["in.image"]
         crop = metadata["test"]["crop"]
         single = window_scores(segmenter, image[..., : crop[0], : crop[1]])
         assert differs(single, tensors["out.single_crop_scores"]) <= 2e-5, file.name

@@ -70,7 +70,7 @@ def build_segmenter(model: Model, label_set: LabelSet) -> Segmenter:
     from semivss.models.weights.load import load_start, starting_point
 
     weights, start = model.weights, starting_point(Path(model.weights), model.head, label_set)
-    model = model.model_copy(update={"class_rows": start.rows})
+    model = model.model_copy(update={"class_rows": start.rows(model.head)})
     segmenter = _assemble(model, build_backbone(model.model_copy(update={"weights": None})), label_set)
     load_start(segmenter, start, weights)
     return segmenter

@@ -75,13 +75,12 @@ def presets_for(found: Recognised) -> tuple[str, ...]:
 def shape_settings(found: Recognised) -> Model | None:
     """Settings of a model with the same names and shapes, whatever its function; none where that needs the backbone's name.
 
-    What no shape tells changes no shape either, so anything will do. A trunk alone is taken for that of its likeliest preset.
+    What no shape tells changes no shape either, so anything will do.
     """
-    if found.family in _TRUNK_ALONE:
-        return checked(Model, str(found.path), backbone=presets_for(found)[0])
-    if found.family not in _WHOLE:
+    families = _FAMILIES.get(found.family)
+    if families is None:
         return None if lacking(found) else settings_of(found, {})
-    family, sizes = _WHOLE[found.family], _sizes(found)
+    family, sizes = families[0], _sizes(found)
     depth, product = sizes.get("depth", 0), sizes.get("heads_x_points", 4)
     ends = [number * depth // 4 for number in range(5)]
     points = 1 if product % 4 else 4
@@ -91,7 +90,7 @@ def shape_settings(found: Recognised) -> Model | None:
         "stages": [[first, last - 1] for first, last in itertools.pairwise(ends)],
         "points": points,
         "deform_heads": product // points,
-        "grid": sizes.get("grid", (2, 2)),
+        "grid": read_sizes(found.state).get("grid", (2, 2)),
     }
     heads = {"mask2former": {"heads": sizes["mask2former.heads"]}} if "mask2former.heads" in sizes else {}
     return _complete({"backbone": family, "trunk": guess, **heads}, family, sizes, found.path)
@@ -167,7 +166,10 @@ def _demand_agreement(known: Mapping[str, Any], sizes: Mapping[str, Any], where:
     if product and {"deform_heads", "points"} <= known.keys() and known["deform_heads"] * known["points"] != product:
         wrong.append(f"deform_heads x points {product} in the file, {known['deform_heads']} x {known['points']} given")
     if wrong:
-        raise WeightsError(f"{where}: {'; '.join(wrong)}; give the preset or configuration of this model, or single sizes with -o")
+        more = f"; {len(wrong) - 3} more differ" if len(wrong) > 3 else ""
+        raise WeightsError(
+            f"{where}: {'; '.join(wrong[:3])}{more}; give the preset or configuration of this model, or single sizes with -o"
+        )
 
 
 def _agree(key: str, given: Any, read: Any, width: int) -> bool:

@@ -45,16 +45,18 @@ class ClassPlan:
         return (*known, *self.fresh())
 
 
-def plan_classes(source: LabelSet | None, count: int, target: LabelSet, own_rows: Sequence[int] | None = None) -> ClassPlan:
+def plan_classes(source: LabelSet | None, count: int | None, target: LabelSet, own_rows: Sequence[int] | None = None) -> ClassPlan:
     """How a classifier of `count` rows serves the classes of `target`.
 
     Args:
         source: its classes; none = not known, and then rows are taken as they are if their number fits.
-        count: rows, the one for "no object" left out.
+        count: rows, the one for "no object" left out; none = there is no classifier.
         target: classes wanted.
         own_rows: `class_rows` of the model that it comes from: rows count for classes of `source` already.
     """
     classes = len(target)
+    if count is None:
+        return ClassPlan(None, classes, f"there is no classifier, so that of {target.name} starts anew")
     if source is None:
         if count == classes:
             return ClassPlan(tuple(range(classes)), classes, f"its {count} nameless classes are taken for those of {target.name}")
@@ -66,7 +68,7 @@ def plan_classes(source: LabelSet | None, count: int, target: LabelSet, own_rows
     rows = own_rows if own_rows is not None else range(count)
     plan = ClassPlan(tuple(table[row] if row < len(table) else None for row in rows), classes, "")
     if table == tuple(range(classes)):
-        return ClassPlan(plan.wanted, classes, f"classes of {target.name}, as they are")
+        return ClassPlan(plan.wanted, classes, f"those of {target.name}, as they are")
     lost = [name for name, goal in zip(source.names, table, strict=True) if goal is None]
     fresh = plan.fresh()
     parts = [f"{len(table) - len(lost)} of {len(table)} classes of {source.name} make {classes - len(fresh)} of {target.name} ({through})"]

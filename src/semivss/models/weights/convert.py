@@ -10,14 +10,14 @@ from semivss.atomic import demand_folder, newest
 from semivss.data.description import read_class_list
 from semivss.data.labels import LabelSet, label_set
 from semivss.digest import file_sha256
-from semivss.errors import DataError, WeightsError
+from semivss.errors import WeightsError
 from semivss.models.folder import Origin, save_segmenter
 from semivss.models.segmenter import Segmenter
 from semivss.models.weights.architecture import settings_of
-from semivss.models.weights.classes import BIAS, WEIGHT, named_set, nameless_set
+from semivss.models.weights.classes import BIAS, WEIGHT, nameless_set
+from semivss.models.weights.colours import normalisation
 from semivss.models.weights.given import given_settings
-from semivss.models.weights.load import LoadReport, Start, load_start, with_classes
-from semivss.models.weights.mask2former_folder import normalisation
+from semivss.models.weights.load import LoadReport, Start, load_start, own_classes, with_classes
 from semivss.models.weights.recognise import Recognised, open_recognised
 from semivss.models.weights.shapes import read_sizes
 from semivss.models.weights.weight_file import CONFIG, some
@@ -25,7 +25,10 @@ from semivss.models.zoo import build_segmenter
 from semivss.progress import say
 
 _COUNTER = "num_batches_tracked"  # of batch norms; some files lack it, and no result needs it
-_WHOLE = ("semivss", "vit_adapter", "vit_adapter_plain", "one_peace", "beit_segmenter", "mask2former", "timm")  # of a whole backbone
+_PARTS = {  # of the model, that weights of a family have; of all other families: the whole backbone
+    "swin": "backbone.body.swin.",
+    **dict.fromkeys(("beit", "vit", "one_peace_trunk"), "backbone.trunk."),
+}
 _MAY_LACK = {"vit": ("gamma1", "gamma2")}  # factors that a plain ViT has none of; they start at 1
 
 
@@ -58,23 +61,23 @@ def convert(
     demand_folder(out)
     if newest(out, CONFIG).exists() and not force:
         raise WeightsError(f"{out}: holds a model already; choose another folder with --out, or replace it with --force")
-    source = None if source_classes is None else _classes(source_classes)
     wanted = None if classes is None else _classes(classes)
+    given = None if source_classes is None else _classes(source_classes)
     tree = given_settings(preset, config, overrides)
     found = open_recognised(path)
     settings = settings_of(found, tree)
-    target, source = _target(found, source, wanted)
+    source = own_classes(found, given)
+    target = _target(found, source, wanted)
     start = with_classes(found, settings.head, target, source)
     with torch.random.fork_rng(devices=[]):  # what starts anew does so in the same way each time
         torch.manual_seed(0)
-        segmenter = build_segmenter(settings.model_copy(update={"class_rows": start.rows}), target)
-    report = load_start(segmenter, start, path.name, quiet=True)
-    fresh = _demand_complete(start, report)
+        segmenter = build_segmenter(settings.model_copy(update={"class_rows": start.rows(settings.head)}), target)
+    report = load_start(segmenter, start, str(path), quiet=True)
+    report = replace(report, notes=(*start.notes, *_demand_complete(start, report)))
     _normalise(segmenter, found)
-    notes = (*start.notes, *fresh)
-    origin = Origin({file.name: file_sha256(file) for file in found.file.files}, found.says(), notes)
-    save_segmenter(segmenter.eval(), out, origin)
-    say(replace(report, source=str(path), notes=notes).line())
+    save_segmenter(segmenter.eval(), out, Origin({file.name: file_sha256(file) for file in found.file.files}, found.says(), report.notes))
+    say(report.line())
+    say(f"model: {out}")
     return report
 
 
@@ -84,44 +87,30 @@ def _classes(words: str) -> LabelSet:
     if not path.is_file():
         return label_set(words)
     rows = read_class_list(path)
-    unnamed = nameless_set(len(rows))
-    colors = tuple(row.color or color for row, color in zip(rows, unnamed.colors, strict=True))
+    colors = tuple(row.color or color for row, color in zip(rows, nameless_set(len(rows)).colors, strict=True))
     return LabelSet(path.stem, tuple(row.name for row in rows), colors, tuple(row.thing for row in rows))
 
 
-def _target(found: Recognised, source: LabelSet | None, wanted: LabelSet | None) -> tuple[LabelSet, LabelSet | None]:
-    """The classes of the model, and those of the file where they are known."""
+def _target(found: Recognised, source: LabelSet | None, wanted: LabelSet | None) -> LabelSet:
+    """The classes of the model."""
     count = read_sizes(found.state).get("classes")
-    if found.label_set is not None:
-        return wanted or found.label_set, found.label_set
-    if found.classes is not None:
-        source = source or named_set(found.classes, found.path.stem)
-    if count is None:
-        if wanted is None:
-            raise WeightsError(
-                f"{found.path}: has no classifier, so its model needs classes; give --classes, such as vspw124 or a class list"
-            )
-        return wanted, None
-    if source is not None and len(source) != count:
-        raise DataError(
-            f"{found.path}: its classifier has {count} classes, {source.name} has {len(source)}; give --source-classes of this file"
-        )
-    if source is None and wanted is not None and len(wanted) != count:
-        raise DataError(
+    if wanted is None and count is None:
+        raise WeightsError(f"{found.path}: has no classifier, so its model needs classes; give --classes, such as vspw124 or a class list")
+    if wanted is not None and source is None and count not in (None, len(wanted)):
+        raise WeightsError(
             f"{found.path}: does not name its {count} classes, and {wanted.name} has {len(wanted)}; "
             "give --source-classes too, such as ade20k150, and they are mapped"
         )
-    return wanted or source or nameless_set(count), source
+    return wanted or source or nameless_set(count or 0)
 
 
 def _demand_complete(start: Start, report: LoadReport) -> tuple[str, ...]:
     """What starts anew, in words. Raises WeightsError where a part is missing that weights of this family have."""
     family = start.found.family
-    expected = ("backbone.",) if family in _WHOLE else ("backbone.body.swin.",) if family == "swin" else ("backbone.trunk.",)
     may_lack = (_COUNTER, *_MAY_LACK.get(family, ()), *((WEIGHT, BIAS) if start.plan and start.plan.wanted is None else ()))
     absent = [name for name in (*report.missing, *report.mismatched) if not name.endswith(may_lack)]
-    needed = [name for name in absent if name.startswith((*expected, "head.") if start.plan else expected)]
-    if needed:
+    expected = (_PARTS.get(family, "backbone."), *(("head.",) if start.plan else ()))
+    if needed := [name for name in absent if name.startswith(expected)]:
         raise WeightsError(
             f"{start.found.path}: incomplete, {len(needed)} tensors of {start.found.says()} are missing or of another shape "
             f"({some(needed)}); get the file again, or give the configuration of this model"
@@ -132,7 +121,7 @@ def _demand_complete(start: Start, report: LoadReport) -> tuple[str, ...]:
 
 
 def _normalise(segmenter: Segmenter, found: Recognised) -> None:
-    """Take over what preprocessor_config.json of a transformers folder says about the frames."""
-    if found.family == "mask2former" and (numbers := normalisation(found.path)) is not None:
+    """Take over what a folder says about the colours of its frames."""
+    if (numbers := normalisation(found.path, found.file.config)) is not None and found.family in ("mask2former", "timm", "swin"):
         for buffer, values in zip((segmenter.mean, segmenter.std), numbers, strict=True):
             buffer.copy_(torch.tensor(values).view(3, 1, 1) * 255)

@@ -53,37 +53,44 @@ class Start:
 
     found: Recognised
     plan: ClassPlan | None = None  # of the classifier; none = there is no head to use
-    rows: tuple[int, ...] | None = None  # `model.class_rows` of the model
     notes: tuple[str, ...] = ()
+
+    def rows(self, head: str) -> tuple[int, ...] | None:
+        """`model.class_rows` of a model with these weights and this kind of head."""
+        return self.plan.rows(head) if self.plan else None
 
 
 def starting_point(path: Path, head: str, label_set: LabelSet) -> Start:
     """What a recipe with this head and these classes can take from the weights in `path`. Raises WeightsError as `read_weights` does."""
-    return with_classes(open_recognised(path), head, label_set)
+    found = open_recognised(path)
+    return with_classes(found, head, label_set, own_classes(found))
 
 
-def with_classes(found: Recognised, head: str, label_set: LabelSet, source: LabelSet | None = None) -> Start:
-    """The weights with their classifier adapted to `label_set`, or without their head where it is of another kind.
+def own_classes(found: Recognised, given: LabelSet | None = None) -> LabelSet | None:
+    """The classes of the file's classifier: `given` if it is given, otherwise those that the file names; none where it names none.
 
-    `source` are the classes of the file where it does not name them.
+    Raises:
+        WeightsError: its classifier has another number of classes.
     """
+    known = found.label_set or given or (named_set(found.classes, found.path.stem) if found.classes else None)
+    count = read_sizes(found.state).get("classes")
+    merged = found.model is not None and found.model.class_rows is not None  # several rows of ours may be of one class
+    if known is not None and count is not None and not merged and len(known) != count:
+        raise WeightsError(f"{found.path}: its classifier has {count} classes, {known.name} has {len(known)}; name those of this file")
+    return known
+
+
+def with_classes(found: Recognised, head: str, label_set: LabelSet, source: LabelSet | None) -> Start:
+    """The weights with their classifier of the classes `source` adapted to `label_set`; without their head where it is of another kind."""
     if not found.has_head():
         return Start(found)
     kind = "mask2former" if SEEDS in found.state else "pixel"
     if kind != head:
         bare = {name: tensor for name, tensor in found.state.items() if not name.startswith("head.")}
         return Start(replace(found, state=bare), notes=(f"its {kind} head is not used, for the model has a {head} head",))
-    if (count := read_sizes(found.state).get("classes")) is None:
-        return Start(found, ClassPlan(None, len(label_set), f"it has no classifier, so that of {label_set.name} starts anew"), None, ())
-    known = found.label_set or source or (named_set(found.classes, "its own") if found.classes else None)
-    own_rows = None if found.model is None else found.model.class_rows
-    if known is not None and own_rows is None and len(known) != count:
-        raise WeightsError(
-            f"{found.path}: its classifier has {count} classes, {known.name} has {len(known)}; name the classes of this file"
-        )
-    plan = plan_classes(known, count, label_set, own_rows)
+    plan = plan_classes(source, read_sizes(found.state).get("classes"), label_set, found.model.class_rows if found.model else None)
     adapted = replace(found, state=adapt_classifier(found.state, plan, head))
-    return Start(adapted, plan, plan.rows(head), (f"classes: {plan.said}",))
+    return Start(adapted, plan, (f"classes: {plan.said}",))
 
 
 def load_backbone_weights(backbone: nn.Module, weights: str) -> LoadReport:
@@ -115,22 +122,22 @@ def load_start(module: nn.Module, start: Start, source: str, *, quiet: bool = Fa
     Raises:
         WeightsError: other sizes, less than half of the backbone, or values that are not finite. The module is unchanged then.
     """
-    report, tensors = prepared(module, start, source)
+    report, tensors = matched(module, start, source)
+    demand_finite(start.found.path, tensors)
     module.load_state_dict(tensors, strict=False)
     if not quiet:
         say(report.line())
     return report
 
 
-def prepared(module: nn.Module, start: Start, source: str) -> tuple[LoadReport, dict[str, Tensor]]:
-    """What `load_start` would load and say. Raises as it does."""
+def matched(module: nn.Module, start: Start, source: str) -> tuple[LoadReport, dict[str, Tensor]]:
+    """What `load_start` would say, and load. The module may be on the meta device. Raises as `load_start` does, but looks at no value."""
     found, whole = start.found, isinstance(module, Segmenter)
     lead = "" if whole else "backbone."
     state = {lead + name: tensor for name, tensor in module.state_dict().items() if not whole or name not in ("mean", "std")}
     state = state if start.plan else {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
     fit = _fit(module, found, state)
     _demand_fit(start, fit, state, source)
-    demand_finite(found.path, fit.tensors)
     names = fit.tensors.keys() | set(fit.mismatched)
     report = LoadReport(
         source,

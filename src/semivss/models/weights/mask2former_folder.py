@@ -3,7 +3,6 @@
 `Mask2FormerForUniversalSegmentation` of any task and backbone; the head's modules are the same ones as ours, so names differ in front only.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,32 +97,6 @@ def class_names(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     if not all(names) or all(name == f"LABEL_{number}" for number, name in enumerate(names)):
         return None
     return tuple(names)
-
-
-def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and deviation of the colours, in 0..1, by the folder's preprocessor_config.json; none where it does not say them.
-
-    Raises:
-        WeightsError: the file is damaged, or frames are prepared in another way than ours.
-    """
-    path = folder / "preprocessor_config.json"
-    if not path.is_file():
-        return None
-    numbers: tuple[tuple[float, ...], tuple[float, ...]]
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if config.get("do_normalize", True) is False:
-            numbers = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        elif "image_mean" not in config or "image_std" not in config:
-            return None
-        else:
-            numbers = tuple(map(float, config["image_mean"])), tuple(map(float, config["image_std"]))
-        scale = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path}: damaged; get the folder again, or take this file out for ImageNet's mean and deviation") from error
-    if any(len(values) != 3 for values in numbers) or not all(numbers[1]):
-        raise WeightsError(f"{path}: image_mean and image_std need three numbers each, and no deviation of 0; correct it")
-    return tuple(value / (255 * scale) for value in numbers[0]), tuple(value / (255 * scale) for value in numbers[1])
 
 
 def _backbone(config: Mapping[str, Any], where: Path) -> dict[str, Any]:

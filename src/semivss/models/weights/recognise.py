@@ -16,7 +16,7 @@ from semivss.models.published_keys import INDEX_BUFFERS, from_published, our_nam
 from semivss.models.weights.mask2former_folder import class_names, mask2former_settings, mask2former_tensors
 from semivss.models.weights.names import from_swin_authors, from_swin_files, from_torchvision, trunk_tensors
 from semivss.models.weights.shapes import SEEDS
-from semivss.models.weights.weight_file import WeightFile, read_weights, some
+from semivss.models.weights.weight_file import CONFIG, WHOLE, WeightFile, read_weights, some
 from semivss.settings import Model
 
 FAMILIES = {
@@ -63,6 +63,8 @@ class Recognised:
 
 def open_recognised(path: Path) -> Recognised:
     """Read and recognise. Raises WeightsError as `read_weights` and `recognise` do."""
+    if path.name in WHOLE and (path.parent / CONFIG).is_file():
+        path = path.parent  # what belongs to the weights lies beside them
     if path.is_dir():
         from semivss.models.folder import is_ours, read_folder
 
@@ -87,6 +89,8 @@ def recognise(file: WeightFile) -> Recognised:
     names = set(tensors)
     if any(name.startswith("model.pixel_level_module.") for name in names):
         raise WeightsError(f"{file.path}: a file of transformers' Mask2Former without its settings; give the folder that holds config.json")
+    if any(name.startswith("backbone.trunk.") for name in names):
+        raise WeightsError(f"{file.path}: a file of semivss without its settings; give the folder that holds config.json")
     if names & {"backbone.patch_embed.proj.weight", "backbone.image_adapter.cls_embedding"}:
         return _of_mmseg(file, tensors)
     if any("image_adapter." in name for name in names):

@@ -19,7 +19,7 @@ from semivss.errors import WeightsError
 from semivss.models.weights.plain_pickle import DAMAGED, ForbiddenNameError, load_torch, read_pickle
 
 CONFIG = "config.json"
-_WHOLE = ("model.safetensors", "pytorch_model.bin")
+WHOLE = ("model.safetensors", "pytorch_model.bin")
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # averaged weights first, as timm does
 _TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # torch's form before zip: a number, pickled
 _AGAIN = "get the file again"
@@ -71,12 +71,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _read_folder(folder: Path) -> WeightFile:
     config = read_config(folder)
-    if whole := next((path for name in _WHOLE if (path := newest(folder, name)).is_file()), None):
+    if whole := next((path for name in WHOLE if (path := newest(folder, name)).is_file()), None):
         form, tree = _read_file(whole)
         return WeightFile(folder, form, _unwrap(tree), (whole,), config)
-    index = next((path for name in _WHOLE if (path := folder / f"{name}.index.json").is_file()), None)
+    index = next((path for name in WHOLE if (path := folder / f"{name}.index.json").is_file()), None)
     if index is None:
-        raise WeightsError(f"{folder}: no weights there ({' or '.join(_WHOLE)}); give a weight file, or the folder that holds it")
+        raise WeightsError(f"{folder}: no weights there ({' or '.join(WHOLE)}); give a weight file, or the folder that holds it")
     places = _places(index)
     tensors: dict[str, Tensor] = {}
     form = ""
