@@ -5,12 +5,14 @@ of their probabilities is exp(l1) + exp(l2) over the same total, so the class's 
 classifier gives. The rows therefore stay as they were learned, and are merged here.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+warnings.filterwarnings("ignore", r"index_reduce\(\) is in beta")  # once a process, in the middle of a user's output
 NEW_BIAS = -20.0  # of the row of a class that the classifier never learned: probability 2e-9 at most, and yet a full gradient
 
 

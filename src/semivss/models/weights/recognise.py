@@ -91,12 +91,12 @@ def recognise(file: WeightFile) -> Recognised:
         raise WeightsError(f"{file.path}: a file of transformers' Mask2Former without its settings; give the folder that holds config.json")
     if any(name.startswith("backbone.trunk.") for name in names):
         raise WeightsError(f"{file.path}: a file of semivss without its settings; give the folder that holds config.json")
+    if any(name.endswith("layers.0.blocks.0.attn.relative_position_bias_table") for name in names):
+        return _swin(file, tensors)
     if names & {"backbone.patch_embed.proj.weight", "backbone.image_adapter.cls_embedding"}:
         return _of_mmseg(file, tensors)
     if any("image_adapter." in name for name in names):
         return _one_peace(file, tensors)
-    if any(name.endswith("layers.0.blocks.0.attn.relative_position_bias_table") for name in names):
-        return _swin(file, tensors)
     tensors = _without(tensors, "backbone.")
     if "patch_embed.proj.weight" in tensors and "blocks.0.attn.qkv.weight" in tensors:
         trunk, unused = trunk_tensors(tensors)

@@ -4,6 +4,7 @@ The content tells what a file is, not its name: safetensors, torch's own format 
 holds config.json and safetensors or torch files, in one piece or several (as transformers, timm and semivss write them).
 """
 
+import codecs
 import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -159,7 +160,7 @@ def _guarded(path: Path, read: Callable[[], object]) -> object:
 
 
 def _no_weights(head: bytes) -> str:
-    text = head.lstrip().lower()
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
     if not head:
         return f"empty; {_AGAIN}"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
