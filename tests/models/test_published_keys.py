@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,12 @@ from semivss.errors import WeightsError
 from semivss.models.published_config import published_sizes
 from semivss.models.published_keys import INDEX_BUFFERS, from_published, our_name, published_name, to_published
 from semivss.models.segmenter import Segmenter
+from semivss.models.weights.architecture import settings_of
 from semivss.models.weights.classes import nameless_set
+from semivss.models.weights.given import given_settings
+from semivss.models.weights.load import matched, with_classes
+from semivss.models.weights.recognise import recognise
+from semivss.models.weights.weight_file import WeightFile
 from semivss.models.zoo import TRUNKS, build_segmenter
 from semivss.settings import Mask2FormerHead, Model, Train
 from semivss.train.optim import build_optimizer
@@ -49,6 +55,19 @@ def test_golden_backbones_keys(golden, file):
     assert shapes(state) == {name: row["shape"] for name, row in table.items() if not name.endswith(INDEX_BUFFERS)}
     again = from_published(state | {name: torch.empty(row["shape"], device="meta") for name, row in table.items() if name not in state})
     assert shapes(again) == {name: shape for name, shape in shapes(model.state_dict()).items() if name not in published.OWN_BUFFERS}
+
+
+@pytest.mark.parametrize("file", MODELS)
+def test_golden_backbones_keys_are_a_checkpoint_that_fits_its_preset(golden, file):
+    """Names and shapes of the published files, index buffers and counters included, without their values."""
+    tensors = {key: torch.empty(row["shape"], device="meta") for key, row in rows(golden, file).items()}
+    found = recognise(WeightFile(Path(file), "torch", tensors, ()))
+    settings = settings_of(found, given_settings(MODELS[file][0], None, ()))
+    start = with_classes(found, settings.head, nameless_set(171), nameless_set(171))
+    with torch.device("meta"):
+        report, _ = matched(build_segmenter(settings, nameless_set(171)), start, file)
+    assert report.missing == report.mismatched == ()
+    assert sorted(report.unexpected) == sorted(key for key in tensors if key.endswith(INDEX_BUFFERS))
 
 
 @pytest.mark.parametrize("file", MODELS)

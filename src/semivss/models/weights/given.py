@@ -122,5 +122,6 @@ def _in_our_words(tree: Mapping[str, Any], path: Path) -> dict[str, Any]:
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     trunk = {key: value for key, value in dataclasses.asdict(sizes).items() if key not in _START_VALUES}
-    ours = {"backbone": family, "trunk": trunk} | ({"mask2former": head} if head else {})
+    ours = {"backbone": family, "trunk": trunk, "drop_path": backbone.get("drop_path_rate", 0.0)}
+    ours |= {"mask2former": head} if head else {}
     return ours | {key: value for key, value in inner.items() if key in ("mask2former", "rule", "recompute", "drop_path")}

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from semivss.models.weights.architecture import lacking, presets_for, settings_of, shape_settings
-from semivss.models.weights.classes import nameless_set
+from semivss.models.weights.classes import named_set, nameless_set
 from semivss.models.weights.given import given_settings
-from semivss.models.weights.load import matched, own_classes, with_classes
+from semivss.models.weights.load import matched, with_classes
 from semivss.models.weights.recognise import Recognised, demand_known, open_recognised
 from semivss.models.weights.shapes import read_sizes
 from semivss.models.weights.weight_file import some
@@ -65,19 +65,22 @@ def _head(found: Recognised) -> str:
 
 
 def _classes(found: Recognised) -> str:
-    names = own_classes(found)
-    count = read_sizes(found.state).get("classes")
+    names, count = found.classes, read_sizes(found.state).get("classes")
+    if count is None:
+        return "none: no classifier"
     if names is None:
-        return f"{count} without names" if count else "none: no classifier"
-    return f"{len(names)} ({names.name}: {some(names.names)})"
+        return f"{count} without names"
+    if found.label_set is None and len(names) != count:
+        return f"{count}, and {len(names)} names ({some(names)}), which cannot be: convert it with --source-classes"
+    return f"{len(names)} ({named_set(names, found.path.stem).name}: {some(names)})"
 
 
 def _compared(found: Recognised, model: Model) -> dict[str, str]:
     """Beside the model that the weights are for."""
-    target = own_classes(found) or nameless_set(max(read_sizes(found.state).get("classes", 2), 2))
-    start = with_classes(found, model.head, target, target)
+    classes = nameless_set(len(found.label_set) if found.label_set else read_sizes(found.state).get("classes", 2))
+    start = with_classes(found, model.head, classes, classes)
     with torch.device("meta"):
-        segmenter = build_segmenter(model.model_copy(update={"class_rows": start.rows(model.head)}), target)
+        segmenter = build_segmenter(model.model_copy(update={"class_rows": start.rows(model.head)}), classes)
     report, _ = matched(segmenter, start, str(found.path))
     lost = [name for name in (*report.missing, *report.mismatched) if not name.endswith("num_batches_tracked")]
     return {"missing": _listed(lost), "unused": _listed(report.unexpected)}

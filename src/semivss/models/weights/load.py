@@ -76,7 +76,8 @@ def own_classes(found: Recognised, given: LabelSet | None = None) -> LabelSet | 
     count = read_sizes(found.state).get("classes")
     merged = found.model is not None and found.model.class_rows is not None  # several rows of ours may be of one class
     if known is not None and count is not None and not merged and len(known) != count:
-        raise WeightsError(f"{found.path}: its classifier has {count} classes, {known.name} has {len(known)}; name those of this file")
+        remedy = "convert it with --source-classes that are its own"
+        raise WeightsError(f"{found.path}: its classifier has {count} classes, {known.name} has {len(known)}; {remedy}")
     return known
 
 

@@ -23,7 +23,7 @@ _PREFIXES = {
     "model.transformer_module.": "head.transformer.",
     "class_predictor.": "head.classify.",
 }
-_LOSS = "criterion.empty_weight"
+_LOSS, _INDEX = "criterion.empty_weight", "relative_position_index"
 _SWIN_AS_OURS = {  # a Swin with any other of these is `transformers/swin`
     "patch_size": 4,
     "num_channels": 3,
@@ -79,9 +79,10 @@ def mask2former_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any]
     body = {name.removeprefix(encoder): tensor for name, tensor in tensors.items() if name.startswith(encoder)}
     if config["backbone_config"].get("model_type", "swin") == "swin":
         body = {name: tensor for name, tensor in from_swin_files(body).items() if not name.startswith("swin.layernorm.")}
+    body = {name: tensor for name, tensor in body.items() if not name.endswith(_INDEX)}
     for name, tensor in tensors.items():
         prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
-        if prefix is None:
+        if prefix is None or name.endswith(_INDEX):
             unused += [] if name == _LOSS else [name]
         elif prefix != encoder:
             ours[_PREFIXES[prefix] + name.removeprefix(prefix)] = tensor
@@ -108,4 +109,4 @@ def _backbone(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     sizes = SwinSizes(
         width=config["embed_dim"], depths=tuple(config["depths"]), heads=tuple(config["num_heads"]), window=config["window_size"]
     )
-    return swin_section(sizes)
+    return swin_section(sizes) | {"drop_path": config.get("drop_path_rate", 0.0)}
