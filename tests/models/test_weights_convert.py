@@ -408,6 +408,8 @@ def test_inspect_tells_family_sizes_classes_and_what_is_to_be_given(backbone, tm
 
 
 def test_inspect_of_everything_else(tmp_path):
+    torch.save(foreign.checkpoint(foreign.segmenter("beit_tiny"), ["a", "b"]), tmp_path / "names.pth")
+    assert "5, and 2 names (a, b), which cannot be" in inspect(tmp_path / "names.pth")
     torch.save({"model": foreign.beit(shared=True)[1]}, tmp_path / "beit.pth")
     assert "to give  backbone: --preset vit_adapter_tiny or beit_tiny" in inspect(tmp_path / "beit.pth")
     foreign.mask2former(tmp_path / "ade")

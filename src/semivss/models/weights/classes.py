@@ -17,6 +17,7 @@ from semivss.models.weights.weight_file import some
 
 _ALIKE = 0.8  # share of names in their places that makes a list of classes a known set, spelling apart
 _SETS = ("ade20k150", "camvid11", "cityscapes19", "coco_panoptic133", "coco_stuff171", "vspw124")
+UNNAMED = "unnamed"
 WEIGHT, BIAS = "head.classify.weight", "head.classify.bias"
 
 
@@ -58,6 +59,8 @@ def plan_classes(source: LabelSet | None, count: int | None, target: LabelSet, o
     if count is None:
         return ClassPlan(None, classes, f"there is no classifier, so that of {target.name} starts anew")
     if source is None:
+        if count == classes and target.name == UNNAMED:
+            return ClassPlan(tuple(range(classes)), classes, f"{classes} without names")
         if count == classes:
             return ClassPlan(tuple(range(classes)), classes, f"its {count} nameless classes are taken for those of {target.name}")
         return ClassPlan(None, classes, f"its {count} classes have no names, so the classifier of {target.name} starts anew")
@@ -107,7 +110,7 @@ def named_set(names: Sequence[str], name: str) -> LabelSet:
 
 def nameless_set(count: int) -> LabelSet:
     """Classes that only have numbers."""
-    return LabelSet("unnamed", tuple(f"class {number}" for number in range(count)), distinct_colors(count), (False,) * count)
+    return LabelSet(UNNAMED, tuple(f"class {number}" for number in range(count)), distinct_colors(count), (False,) * count)
 
 
 def _match(source: LabelSet, target: LabelSet) -> tuple[str, tuple[int | None, ...]] | None:

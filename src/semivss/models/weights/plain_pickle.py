@@ -7,6 +7,7 @@ file, which build values and do nothing else. Any other name ends the reading. `
 import io
 import pickle
 import re
+import struct
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 
 DAMAGED = (  # what reading a damaged file raises, of pickle and of torch
     *(pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
-    *(OverflowError, MemoryError),
+    *(OverflowError, MemoryError, struct.error),
 )
 
 

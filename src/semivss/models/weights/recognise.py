@@ -58,7 +58,8 @@ class Recognised:
 
     def says(self) -> str:
         """The family in words."""
-        return FAMILIES[self.family] + (" and a Mask2Former head" if self.has_head() and self.family != "semivss" else "")
+        named = self.family in ("semivss", "mask2former")  # with their heads
+        return FAMILIES[self.family] + (" and a Mask2Former head" if self.has_head() and not named else "")
 
 
 def open_recognised(path: Path) -> Recognised:
