@@ -288,6 +288,10 @@ def test_a_resnet_of_torchvision_and_a_folder_of_timm(tmp_path):
     assert all(torch.equal(tensor, resnet.state_dict()[name]) for name, tensor in loaded.items())
 
     small = foreign.lively(timm.create_model("test_resnet", num_classes=3))
+    inside = {f"model.backbone.{name}": tensor for name, tensor in small.state_dict().items()}
+    torch.save({"state_dict": inside | {"model.head.weight": torch.zeros(2)}}, tmp_path / "whole.pth")
+    convert(tmp_path / "whole.pth", tmp_path / "inner", preset="timm/test_resnet", classes="camvid11")
+    assert torch.equal(Segmenter.from_pretrained(tmp_path / "inner").backbone.body.bn1.bias, small.bn1.bias)
     (tmp_path / "timm").mkdir()
     save_file(small.state_dict(), tmp_path / "timm/model.safetensors")
     config = {"architecture": "test_resnet", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}}

@@ -13,6 +13,7 @@ from torch import Tensor
 import semivss
 from semivss.atomic import atomic_set, newest
 from semivss.data.labels import LabelSet
+from semivss.digest import file_sha256
 from semivss.errors import DataError, WeightsError
 from semivss.models.segmenter import Segmenter
 from semivss.models.weights.weight_file import CONFIG, WeightFile, read_config
@@ -164,16 +165,14 @@ def _build(kind: type[Kind], settings: Model, labels: LabelSet) -> Kind:
 
 def _read_weights(path: Path, digest: object) -> dict[str, Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.torch import load_file
 
     try:
-        data = path.read_bytes()
+        if file_sha256(path) != digest:
+            raise WeightsError(f"{path}: damaged, or not the weights that {CONFIG} belongs to (SHA-256 differs); {_REMEDY}")
+        return load_file(path)  # mapped, not read: a large model is in memory once
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise WeightsError(f"{path}: damaged, or not the weights that {CONFIG} belongs to (SHA-256 differs); {_REMEDY}")
-    try:
-        return load(data)
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a safetensors file; {_REMEDY}") from error
 

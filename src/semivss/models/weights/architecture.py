@@ -40,7 +40,8 @@ def settings_of(found: Recognised, tree: Mapping[str, Any]) -> Model:
     Raises:
         WeightsError, RecipeError: sizes that nobody says or that contradict each other, a backbone of another family.
     """
-    demand_known(found)
+    if not str(tree.get("backbone", "")).startswith("timm/"):  # whose names may lie in any file
+        demand_known(found)
     where = str(found.path)
     if found.model is not None:
         if "backbone" in tree:

@@ -33,7 +33,8 @@ def inspect(path: Path, *, preset: str | None = None, config: Path | None = None
     """
     tree = given_settings(preset, config, overrides)
     found = open_recognised(path)
-    demand_known(found)
+    if not tree:
+        demand_known(found)
     model = settings_of(found, tree) if tree else shape_settings(found)
     rows = {"file": _file(found), "family": found.says(), "sizes": _sizes(found), "head": _head(found), "classes": _classes(found)}
     rows |= _compared(found, model) if model else {"unused": _listed(found.unused)}
