@@ -415,7 +415,9 @@ def test_inspect_of_everything_else(tmp_path):
     torch.save(foreign.checkpoint(foreign.segmenter("beit_tiny"), ["a", "b"]), tmp_path / "names.pth")
     assert "5, and 2 names (a, b), which cannot be" in inspect(tmp_path / "names.pth")
     torch.save({"model": foreign.beit(shared=True)[1]}, tmp_path / "beit.pth")
-    assert "to give  backbone: --preset vit_adapter_tiny or beit_tiny" in inspect(tmp_path / "beit.pth")
+    text = inspect(tmp_path / "beit.pth")
+    assert "to give  backbone: --preset vit_adapter_tiny or beit_tiny" in text
+    assert "missing  nothing\nanew" in text
     foreign.mask2former(tmp_path / "ade")
     assert "150 (ade20k150" in inspect(tmp_path / "ade")
     assert "missing  nothing" in inspect(tmp_path / "ade")

@@ -25,10 +25,6 @@ from semivss.models.zoo import build_segmenter
 from semivss.progress import say
 
 _COUNTER = "num_batches_tracked"  # of batch norms; some files lack it, and no result needs it
-_PARTS = {  # of the model, that weights of a family have; of all other families: the whole backbone
-    "swin": "backbone.body.swin.",
-    **dict.fromkeys(("beit", "vit", "one_peace_trunk"), "backbone.trunk."),
-}
 _MAY_LACK = {"vit": ("gamma1", "gamma2")}  # factors that a plain ViT has none of; they start at 1
 
 
@@ -106,10 +102,9 @@ def _target(found: Recognised, source: LabelSet | None, wanted: LabelSet | None)
 
 def _demand_complete(start: Start, report: LoadReport) -> tuple[str, ...]:
     """What starts anew, in words. Raises WeightsError where a part is missing that weights of this family have."""
-    family = start.found.family
-    may_lack = (_COUNTER, *_MAY_LACK.get(family, ()), *((WEIGHT, BIAS) if start.plan and start.plan.wanted is None else ()))
+    may_lack = (_COUNTER, *_MAY_LACK.get(start.found.family, ()), *((WEIGHT, BIAS) if start.plan and start.plan.wanted is None else ()))
     absent = [name for name in (*report.missing, *report.mismatched) if not name.endswith(may_lack)]
-    expected = (_PARTS.get(family, "backbone."), *(("head.",) if start.plan else ()))
+    expected = (start.found.part, *(("head.",) if start.plan else ()))
     if needed := [name for name in absent if name.startswith(expected)]:
         raise WeightsError(
             f"{start.found.path}: incomplete, {len(needed)} tensors of {start.found.says()} are missing or of another shape "

@@ -84,7 +84,9 @@ def _compared(found: Recognised, model: Model) -> dict[str, str]:
         segmenter = build_segmenter(model.model_copy(update={"class_rows": start.rows(model.head)}), classes)
     report, _ = matched(segmenter, start, str(found.path))
     lost = [name for name in (*report.missing, *report.mismatched) if not name.endswith("num_batches_tracked")]
-    return {"missing": _listed(lost), "unused": _listed(report.unexpected)}
+    anew = [name for name in lost if not name.startswith((found.part, "head."))]  # the adapter of a trunk alone
+    missing = _listed([name for name in lost if name not in anew])
+    return {"missing": missing, "anew": _listed(anew) if anew else "", "unused": _listed(report.unexpected)}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -22,7 +22,6 @@ from semivss.models.weights.weight_file import demand_finite, some
 from semivss.progress import say
 
 _ENOUGH = 0.5  # share of the backbone below which a file is taken for that of another model, whose stem happens to fit
-_TRUNK = "backbone.trunk."
 _NOT_COMPARED = {"grid", "classes"}  # positions are resized, classifiers adapted
 
 
@@ -174,9 +173,8 @@ def _own_grid(found: Recognised) -> Grid | None:
 
 
 def _filled(found: Recognised, state: Mapping[str, Tensor]) -> list[str]:
-    """The part of a backbone that the file is for."""
-    part = _TRUNK if found.state and all(name.startswith(_TRUNK) for name in found.state) else "backbone."
-    return [name for name in state if name.startswith(part)]
+    """The part of a backbone that the file is for; all of a backbone that has no such part."""
+    return [name for name in state if name.startswith(found.part)] or [name for name in state if name.startswith("backbone.")]
 
 
 def _demand_fit(start: Start, fit: Fit, state: Mapping[str, Tensor], source: str) -> None:
@@ -188,8 +186,8 @@ def _demand_fit(start: Start, fit: Fit, state: Mapping[str, Tensor], source: str
         raise WeightsError(f"{found.path}: {found.says()} of other sizes: {told}; give the weights of this model, or change the model")
     filled = _filled(found, state)
     fits = sum(name in fit.tensors for name in filled)
-    if not filled or fits < _ENOUGH * len(filled):
-        raise WeightsError(_misfit(found, fits, filled or list(state), source))
+    if fits < _ENOUGH * len(filled):
+        raise WeightsError(_misfit(found, fits, filled, source))
 
 
 def _misfit(found: Recognised, fits: int, filled: list[str], source: str) -> str:

@@ -33,6 +33,10 @@ FAMILIES = {
     "timm": "a backbone of timm or torchvision",
     "other": "weights under names that are not known here",
 }
+_PARTS = {  # of the model, that weights of a family have; of all other families: the whole backbone
+    "swin": "backbone.body.swin.",
+    **dict.fromkeys(("beit", "vit", "one_peace_trunk"), "backbone.trunk."),
+}
 _OF_TIMM = ("conv1.weight", "conv_stem.weight", "stem.0.weight", "stem.conv.weight", "conv1.0.weight", "patch_embed.proj.weight")
 
 
@@ -51,6 +55,11 @@ class Recognised:
     @property
     def path(self) -> Path:
         return self.file.path
+
+    @property
+    def part(self) -> str:
+        """How the names begin of all that weights of this family have in common; a head may be there or not."""
+        return _PARTS.get(self.family, "backbone.")
 
     def has_head(self) -> bool:
         """Whether there is a head that we know."""
