@@ -136,6 +136,6 @@ def mask2former(folder: Path, names: tuple[str, ...] = label_set("ade20k150").na
     model = lively(Mask2FormerForUniversalSegmentation(config))
     assert isinstance(model, Mask2FormerForUniversalSegmentation)
     model.save_pretrained(folder, **saving)
-    preprocessor = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.3], "do_rescale": True, "rescale_factor": 1 / 255}
+    preprocessor = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.3], "do_rescale": True, "rescale_factor": 1 / 127.5}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
     return model

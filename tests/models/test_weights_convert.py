@@ -315,7 +315,7 @@ def test_mask2former_of_transformers_computes_the_same(saving, tmp_path):
     assert ours.label_set == label_set("ade20k150")
     image = frames(64, 96)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]))
-    wanted = theirs((image / 255 - mean) / std)
+    wanted = theirs((image / 127.5 - mean) / std)  # as preprocessor_config.json says
     output = ours(image)
     assert torch.allclose(output.class_logits, wanted.class_queries_logits, atol=1e-4)
     assert torch.allclose(output.mask_logits, wanted.masks_queries_logits, atol=1e-3)
