@@ -24,9 +24,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ablations.groups import CONTROL, EQUAL_CPU, EVERYTHING, GROUPS, MODES, STUDENT, Cell, held_out_lists
+from ablations.groups import CONTROL, EQUAL_CPU, EVERYTHING, GROUPS, MODES, STUDENT, WITHOUT, Cell, held_out_lists
 from ablations.scoring import measured
-from ablations.statistics import plot, print_table, print_videos, print_views
+from ablations.statistics import plot, print_closed, print_contrast, print_table, print_videos, print_views
 from semivss.atomic import atomic_bytes
 
 WRITING = Lock()
@@ -74,6 +74,8 @@ def main() -> None:
         done = newest(results, options)
         if options.table:
             print_table(done, group.modes, (CONTROL, EQUAL_CPU))
+            print_contrast(done, group.modes, WITHOUT)
+            print_closed(done, group.modes, CONTROL, EVERYTHING)
             print_views(done, group.modes)
             print_videos(done, group.modes, CONTROL)
         if options.plot:

@@ -107,6 +107,28 @@ def test_the_table_names_what_was_not_run(capsys):
     assert "1 of 1" in lines[-2]
 
 
+def test_what_the_contrast_adds_and_how_much_of_the_gap_is_closed(capsys):
+    rows = [
+        row(mode, right, seed)
+        for seed in range(2)
+        for mode, right in {
+            groups.CONTROL: [4, 6, 5],
+            "online": [6, 7, 8],
+            "online, no L_c": [5, 7, 6],
+            groups.EVERYTHING: [8, 9, 10],
+        }.items()
+    ]
+    statistics.print_contrast(rows, tuple(groups.CORE), groups.WITHOUT)
+    lines = capsys.readouterr().out.splitlines()
+    assert len({line.count("|") for line in lines if line}) == 1
+    assert lines[-1].startswith("| online | 2 | +1.00 ± 0.00 |")
+    assert lines[-1].endswith("| 2 of 2 | 1.00 |")
+    statistics.print_closed(rows, tuple(groups.CORE), groups.CONTROL, groups.EVERYTHING)
+    assert capsys.readouterr().out.splitlines()[-2:] == ["| online | 2 | 50 % |", "| online, no L_c | 2 | 25 % |"]
+    statistics.print_closed(rows[:3], tuple(groups.CORE), groups.CONTROL, groups.EVERYTHING)
+    assert not capsys.readouterr().out  # nothing to compare with
+
+
 @pytest.mark.skipif("SEMIVSS_CAMVID" not in os.environ, reason="needs SEMIVSS_CAMVID")
 def test_a_held_out_video_is_neither_labelled_nor_unlabelled(tmp_path):
     subset = groups.held_out("clips_1_32_seed0", "0016E5_a")

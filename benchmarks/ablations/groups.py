@@ -10,6 +10,7 @@ STUDENT = "labelled only"
 CONTROL = "control, equal steps"
 EQUAL_CPU = "control, equal CPU"  # as many more steps as "online", the dearest mode, takes CPU time
 EVERYTHING = "all labels"
+WITHOUT = ", no L_c"  # ends the name of a mode's twin
 LIKELIHOOD = "online, -log p"  # the cross-entropy of equations 4 and 5 beside the losses of masks
 NO_CONTRAST = "semi.contrast.weight=0"
 CORE: dict[str, list[str]] = {
@@ -17,16 +18,16 @@ CORE: dict[str, list[str]] = {
     CONTROL: ["semi.mode=supervised"],
     "online": ["semi.mode=online"],
     EQUAL_CPU: ["semi.mode=supervised"],
-    "online, no L_c": ["semi.mode=online", NO_CONTRAST],
+    f"online{WITHOUT}": ["semi.mode=online", NO_CONTRAST],
     "offline": ["semi.mode=offline"],
-    "offline, no L_c": ["semi.mode=offline", NO_CONTRAST],
+    f"offline{WITHOUT}": ["semi.mode=offline", NO_CONTRAST],
     EVERYTHING: [],
 }
 FALLING = "semi.threshold={alpha=20}"  # as published: one threshold for all classes, which lets in every pixel in the end
 VARIANTS: dict[str, list[str]] = {
-    "online, falling threshold": ["semi.mode=online", FALLING],
+    "online, falling threshold": ["semi.mode=online", NO_CONTRAST, FALLING],
     "online, aligned": ["semi.mode=online", "semi.align=1"],
-    "offline, falling threshold": ["semi.mode=offline", FALLING],
+    "offline, falling threshold": ["semi.mode=offline", NO_CONTRAST, FALLING],
     "offline, aligned": ["semi.mode=offline", "pseudo.align=1"],
 }
 BOTH = "offline, teacher too"  # as in the paper's table 3; CPU seconds are the student's alone
@@ -149,12 +150,13 @@ def cropped(subset: Subset, crop: str) -> Subset:
 CAMVID = RECIPES / "camvid" / "semi_1_32.toml"
 MASKS = RECIPES / "camvid" / "semi_mask2former_1_8.toml"
 SINGLE = (STUDENT, CONTROL, "online", "offline")
-CROPS = {"96x128": "[96, 128]", "288x384": "[288, 384]"}  # beside the recipe's 192x256
+CROPS = {"96x128": "[96, 128]", "192x256": "[192, 256]", "288x384": "[288, 384]"}
 TRIES = (  # half as many steps, on clips of no other table
     "data.test.0.toy={clips=24, frames=8, first_clip=3000}",
     "semi.train.steps=500",
     "semi.train.ema=0.996",
 )
+HALF = ("semi.train.steps=500", "semi.train.ema=0.996")  # of the retraining, and an average as much shorter: groups of one run a cell
 LAST = ("train.evaluate_every=100000", "semi.train.evaluate_every=100000")  # no choice by the validation clips
 TOY = Group(
     RECIPES / "toy.toml",
@@ -171,9 +173,15 @@ TOY = Group(
         "semi.controls=[]",
         *LAST,
     ),
-    modes=(*CORE, *VARIANTS),
+    modes=(*CORE, "online, aligned", "offline, aligned", BOTH),
 )
-BEYOND = ("online, two strong views", "online, earlier teachers", "offline, no L_c", "offline, 2 rounds")
+BEYOND = (
+    "online, falling threshold",
+    "offline, falling threshold",
+    "online, two strong views",
+    "online, earlier teachers",
+    "offline, 2 rounds",
+)
 GROUPS = {
     "toy": TOY,
     "toy_contrast": replace(
@@ -185,7 +193,7 @@ GROUPS = {
         shares="toy",
     ),
     "toy_beyond": replace(
-        TOY, fixed=(*TOY.fixed, *TRIES), modes=(CONTROL, "online, no L_c", *BEYOND), seeds=(0,), in_full=(), shares="toy"
+        TOY, fixed=(*TOY.fixed, *TRIES), modes=(CONTROL, "online, no L_c", "offline, no L_c", *BEYOND), seeds=(0,), in_full=(), shares="toy"
     ),
     "camvid": Group(
         CAMVID,
@@ -220,6 +228,7 @@ GROUPS = {
             f"{name} seed 0": camvid_subset(f"{name}_seed0")
             for name in ("clips_1_16", "clips_1_8", "clips_1_4", "frames_1_32", "frames_1_8")
         },
+        HALF,
         modes=SINGLE,
         seeds=(0,),
         validation=True,
@@ -228,6 +237,7 @@ GROUPS = {
     "camvid_crops": Group(
         CAMVID,
         {f"crop {name}": cropped(camvid_subset("clips_1_32_seed0"), crop) for name, crop in CROPS.items()},
+        HALF,
         modes=(STUDENT, CONTROL, "online"),
         seeds=(0,),
         validation=True,

@@ -59,6 +59,32 @@ def print_views(rows: Sequence[Row], modes: Sequence[str]) -> None:
             print(f"| {mode} | {len(own)} | {' | '.join(cells)} |")
 
 
+def print_contrast(rows: Sequence[Row], modes: Sequence[str], without: str) -> None:
+    """What L_c adds: each mode minus the same one without it, `without` after its name."""
+    pairs = {mode: found for mode in modes if (found := pairs_of(rows, mode, mode + without))}
+    if pairs:
+        print("\n| mode | runs | with L_c minus without | 95 % interval | better in | CPU time, ratio |")
+        print("| --- " * 6 + "|")
+    for mode, own in pairs.items():
+        gains = differences(own)
+        cost = np.mean([row["cpu_seconds"] / other["cpu_seconds"] for row, other in own])
+        better = f"{sum(gain > 0 for gain in gains)} of {len(own)}"
+        print(f"| {mode} | {len(own)} | {spread(gains, sign=True, digits=2)} | {interval_text(own, 2)} | {better} | {cost:.2f} |")
+
+
+def print_closed(rows: Sequence[Row], modes: Sequence[str], control: str, everything: str) -> None:
+    """How much of the gap between the control and all labels each mode closes, in the mean of its runs."""
+    found = {mode: pairs_of(rows, mode, control) for mode in modes}
+    gaps = {(row["subset"], row["seed"]): row["single"] - other["single"] for row, other in found.get(everything, [])}
+    if gaps:
+        print("\n| mode | runs | of the gap to all labels closed |\n| --- | --- | --- |")
+    for mode, pairs in found.items():
+        own = [(row["single"] - other["single"], gaps[at]) for row, other in pairs if (at := (row["subset"], row["seed"])) in gaps]
+        if own and mode != everything:
+            gain, gap = np.mean(own, 0)
+            print(f"| {mode} | {len(own)} | {100 * gain / gap:.0f} % |")
+
+
 def print_videos(rows: Sequence[Row], modes: Sequence[str], control: str) -> None:
     """Each test video by itself, where there are too few of them to resample."""
     videos = sorted({name for row in rows for name in row["clips"]})
@@ -111,18 +137,20 @@ def plot(rows: Sequence[Row], modes: Sequence[str], control: str, path: Path) ->
     figure.savefig(path, dpi=150)
 
 
-def spread(values: Sequence[float], sign: bool = False, of: int = 0) -> str:
+def spread(values: Sequence[float], sign: bool = False, of: int = 0, digits: int = 1) -> str:
     """Mean and standard deviation over runs; how many these are, if they should be more."""
     if not values:
         return ""
-    mean = f"{np.mean(values):+.1f}" if sign else f"{np.mean(values):.1f}"
-    return mean + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "") + (f" (of {len(values)})" if len(values) < of else "")
+    mean = f"{np.mean(values):{'+' if sign else ''}.{digits}f}"
+    return (
+        mean + (f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "") + (f" (of {len(values)})" if len(values) < of else "")
+    )
 
 
-def interval_text(pairs: Sequence[Pair]) -> str:
+def interval_text(pairs: Sequence[Pair], digits: int = 1) -> str:
     """The interval for a table; empty where there is none."""
     interval = clip_interval(pairs)
-    return "" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}"
+    return "" if interval is None else f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}"
 
 
 def clip_interval(pairs: Sequence[Pair], draws: int = 2000) -> tuple[float, float] | None:
