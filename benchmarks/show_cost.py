@@ -63,7 +63,8 @@ def measure(case: dict) -> None:
     train(settings.model_copy(update={"backbone": "tiny"}), (64, 64), 1, bf16, labels)  # what is loaded at the first use
     counted = step_cost(build_meta(settings, labels, "cpu"), crop, crops, bf16=bf16)
     guessed = prediction_cost(build_meta(settings, labels, "cpu"), crop, 1, crop)
-    words = f"{case['backbone']}, Mask2Former, {crops} x {crop[0]}x{crop[1]}{', recomputing' * settings.recompute}, {'bf16' if bf16 else 'float32'}"
+    how = f"{', recomputing' * settings.recompute}, {'bf16' if bf16 else 'float32'}"
+    words = f"{case['backbone']}, Mask2Former, {crops} x {crop[0]}x{crop[1]}{how}"
     memory = train(settings, crop, crops, bf16, labels)
     show("peak memory of a training step", memory / 2**20, counted.peak / 2**20, "MiB", words)
     with FlopCounterMode(display=False) as counter:  # a pass of its own: it keeps what recomputing would free

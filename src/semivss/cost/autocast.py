@@ -1,7 +1,7 @@
 """Code over tensors of the meta device in, the same with the types that autocast would give its results out.
 
-torch has no autocast for that device. Here too matrix products run in bfloat16, with weights cast once, and what autocast keeps exact runs in
-float32; `full_precision` leaves this mode as it leaves autocast.
+torch has no autocast for that device. Here too matrix products run in bfloat16, with weights cast once, and what autocast keeps exact
+runs in float32; `full_precision` leaves this mode as it leaves autocast.
 """
 
 from collections.abc import Callable

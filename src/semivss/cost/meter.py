@@ -57,11 +57,11 @@ FORMULAS: Mapping[Any, Callable[..., int]] = {
 }
 
 
-class Meter(TorchDispatchMode):
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, operations are counted under the name of the part they belong to, and live bytes are followed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops: dict[str, int] = {}
         self.live = 0  # bytes of all storages that are alive
         self.peak = 0
@@ -87,10 +87,7 @@ class Meter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         answer = _ANSWERS.get(func)
-        if answer is not None and args[0].is_meta:
-            out = answer(*args, **kwargs)
-        else:
-            out = func(*args, **kwargs)
+        out = (func if answer is None or not args[0].is_meta else answer)(*args, **kwargs)
         packet = func.overloadpacket
         if packet in flop_registry:
             self._add(flop_registry[packet](*args, **kwargs, out_val=out))

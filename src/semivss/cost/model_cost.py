@@ -63,7 +63,7 @@ def build_meta(model: Model, label_set: LabelSet, device: str = "gpu") -> Segmen
     for module in segmenter.modules():
         if isinstance(module, DeformableAttention):
             width = module.value_proj.out_features // module.heads
-            module.sample = sample_as_table if device == "cpu" and width >= NARROW else sample_by_map  # type: ignore[assignment]
+            module.sample = sample_as_table if device == "cpu" and width >= NARROW else sample_by_map
     return segmenter.to("meta")  # what transformers makes with a constructor that knows no default device too
 
 
@@ -81,8 +81,9 @@ def step_cost(segmenter: Segmenter, crop: tuple[int, int], crops: int, *, bf16: 
     held = meter.live
     meter.restart()
     autocast = MetaAutocast() if bf16 else None
-    for module in segmenter.modules() if autocast else ():
-        alter_recomputed(module, autocast.around)
+    if autocast is not None:
+        for module in segmenter.modules():
+            alter_recomputed(module, autocast.around)
     with meter:
         frames = torch.empty(crops, 3, *crop, dtype=torch.uint8, device="meta")
         labels = torch.empty(crops, *crop, dtype=torch.uint8, device="meta")
@@ -94,7 +95,7 @@ def step_cost(segmenter: Segmenter, crop: tuple[int, int], crops: int, *, bf16: 
         if autocast is not None:
             autocast.end_forward()
         with meter.part("backward"):
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
     for parameter in segmenter.parameters():
         parameter.grad = None
     return StepCost(count_parameters(segmenter), dict(meter.flops), held, meter.peak)
@@ -102,7 +103,7 @@ def step_cost(segmenter: Segmenter, crop: tuple[int, int], crops: int, *, bf16: 
 
 @torch.no_grad()
 def prediction_cost(segmenter: Segmenter, window: tuple[int, int], batch: int, frame: tuple[int, int]) -> PredictionCost:
-    """Windows of (height, width) pixels, `batch` at a time, each turned into a distribution of its own size and added to that of `frame`."""
+    """Windows of (height, width) pixels, `batch` at a time, each turned into a distribution of its size and added to that of `frame`."""
     segmenter.eval()
     meter = Meter()
     meter.hold(*segmenter.parameters(), *segmenter.buffers())

@@ -75,7 +75,7 @@ def matched_terms(
         "mask": settings.mask_weight * bce / count,
         "dice": settings.dice_weight * dice / count,
     }
-    last = {name: term[0] for name, term in terms.items()}
+    last = {name: term[0].clone() for name, term in terms.items()}  # no views: fully_shard hangs its hooks on what comes out
     return last | {f"{name}_aux": term[1:].sum() for name, term in terms.items()} if len(masks) > 1 else last
 
 

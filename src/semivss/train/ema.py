@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -33,8 +34,9 @@ class AveragedModel(Generic[Model]):
 
     @torch.no_grad()
     def update(self, model: Model, step: int) -> None:
-        """Take in the weights of `model` after optimiser step `step` (from 0)."""
-        new, own = list(model.state_dict().values()), list(self.module.state_dict().values())
+        """Take in the weights of `model` after optimiser step `step` (from 0); shared ones are put together, since the average is whole."""
+        own = list(self.module.state_dict().values())
+        new = [value.full_tensor() if isinstance(value, DTensor) else value for value in model.state_dict().values()]
         age = max(step - self._begin, 0)
         for ramped, decay in ((True, min(self._decay, (1 + age) / (10 + age))), (False, self._decay)):
             chosen = [averaged and kind == ramped for averaged, kind in zip(self._averaged, self._ramped, strict=True)]
