@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from semivss.cost.autocast import MetaAutocast
 from semivss.cost.meter import Meter
 from semivss.cost.model_cost import TARGETS, build_meta, count_parameters, prediction_cost, step_cost
-from semivss.cost.recipe_cost import Machine, expected_classes, labelling_cost, training_cost
+from semivss.cost.recipe_cost import Machine, expected_classes, labelling_cost, look_cost, training_cost
 from semivss.data.labels import label_set, vspw124
 from semivss.errors import RecipeError
 from semivss.full_precision import full_precision
@@ -126,6 +126,8 @@ def test_memory_by_part_and_what_sharding_leaves_of_it():
     assert costs["none"].memory["AdamW"] == 2 * learned
     assert costs["full"].memory["AdamW"] == 2 * learned // 4
     assert costs["full"].memory["average"] == costs["none"].memory["average"]
+    assert costs["none"].step.activations < costs["none"].step.peak - costs["none"].step.weights
+    assert costs["full"].memory["activations"] == costs["none"].step.activations >= costs["none"].memory["activations"]
     assert costs["none"].crops == 1
     assert costs["none"].flops == 4 * costs["none"].step.total_flops
 
@@ -139,8 +141,10 @@ def test_windows_of_the_published_views():
     # by hand: 2, 2, 2, 3, 6, 8, 8 and 10 windows of 896 for a frame of 480x853 at short sides of 512 to 1408
     scales = tuple(side / 896 for side in range(512, 1409, 128))
     views = Views(scales=scales, flip=True, crop=(896, 896), stride=(512, 512), short_side=896)
-    cost = labelling_cost("x", {"student": Model(backbone="tiny")}, views, 1, 10, vspw124(), Machine())
-    assert (cost.views, cost.windows) == (2 * len(scales), 82)
+    look = look_cost(Model(backbone="tiny"), views, 1, vspw124(), Machine())
+    both, single = (labelling_cost("x", [look, look], views, 10, Machine(), together=together) for together in (True, False))
+    assert (both.views, both.windows, both.flops) == (2 * len(scales), 82, 2 * look.flops)
+    assert both.peak - single.peak == look.weights
 
 
 def test_classes_come_from_the_kind_of_the_data():

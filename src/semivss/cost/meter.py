@@ -65,6 +65,8 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.flops: dict[str, int] = {}
         self.live = 0  # bytes of all storages that are alive
         self.peak = 0
+        self.gradients = 0  # bytes of gradients that were taken out of the count
+        self.peak_with_gradients = 0
         self._part = "other"
         self._known: dict[int, Any] = {}
 
@@ -81,8 +83,15 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._part = before
 
     def restart(self) -> None:
-        """Forget the peak, and what was counted."""
+        """Forget the peaks, and what was counted."""
         self.peak, self.flops = self.live, {}
+        self.gradients, self.peak_with_gradients = 0, self.live
+
+    def take_gradient(self, parameter: Tensor) -> None:
+        """Count a finished gradient apart from what else is alive, and drop it. For `register_post_accumulate_grad_hook`."""
+        assert parameter.grad is not None
+        self.gradients += parameter.grad.untyped_storage().nbytes()
+        parameter.grad = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -111,6 +120,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         size = storage.nbytes()
         self.live += size
         self.peak = max(self.peak, self.live)
+        self.peak_with_gradients = max(self.peak_with_gradients, self.live + self.gradients)
         self._known[key] = weakref.finalize(storage, self._let_go, key, size)
 
     def _let_go(self, key: int, size: int) -> None:

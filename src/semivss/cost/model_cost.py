@@ -41,6 +41,7 @@ class StepCost:
     flops: Mapping[str, int]  # backbone, head, loss, backward (what is recomputed included); a multiplication and an addition count 2
     weights: int  # bytes of parameters and buffers
     peak: int  # bytes: weights, gradients and activations together, at the worst moment
+    activations: int  # bytes at their own worst moment: all but weights and finished gradients
 
     @property
     def total_flops(self) -> int:
@@ -84,6 +85,7 @@ def step_cost(segmenter: Segmenter, crop: tuple[int, int], crops: int, *, bf16: 
     if autocast is not None:
         for module in segmenter.modules():
             alter_recomputed(module, autocast.around)
+    hooks = [p.register_post_accumulate_grad_hook(meter.take_gradient) for p in segmenter.parameters() if p.requires_grad]
     with meter:
         frames = torch.empty(crops, 3, *crop, dtype=torch.uint8, device="meta")
         labels = torch.empty(crops, *crop, dtype=torch.uint8, device="meta")
@@ -96,9 +98,9 @@ def step_cost(segmenter: Segmenter, crop: tuple[int, int], crops: int, *, bf16: 
             autocast.end_forward()
         with meter.part("backward"):
             loss.backward()  # type: ignore[no-untyped-call]
-    for parameter in segmenter.parameters():
-        parameter.grad = None
-    return StepCost(count_parameters(segmenter), dict(meter.flops), held, meter.peak)
+    for hook in hooks:
+        hook.remove()
+    return StepCost(count_parameters(segmenter), dict(meter.flops), held, meter.peak_with_gradients, meter.peak - held)
 
 
 @torch.no_grad()

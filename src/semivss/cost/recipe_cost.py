@@ -4,11 +4,11 @@ No data is opened: the number of classes comes from the kind of the data set, fr
 that of the published lists.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from semivss import layout
-from semivss.cost.model_cost import PredictionCost, StepCost, build_meta, count_parameters, prediction_cost, step_cost
+from semivss.cost.model_cost import StepCost, build_meta, count_parameters, prediction_cost, step_cost
 from semivss.data.labels import LabelSet, label_set, vspw124
 from semivss.data.toy import toy_labels
 from semivss.errors import RecipeError
@@ -54,6 +54,15 @@ class TrainingCost:
     def peak(self) -> int:
         """Bytes."""
         return sum(self.memory.values())
+
+
+@dataclass(frozen=True)
+class LookCost:
+    """Of one model and one frame."""
+
+    flops: int
+    weights: int  # bytes
+    extra: int  # bytes beside the weights at the worst moment
 
 
 @dataclass(frozen=True)
@@ -127,23 +136,28 @@ def training_cost(name: str, recipe: Recipe, labels: LabelSet, machine: Machine)
     )
 
 
+def look_cost(model: Model, views: Views, batch: int, labels: LabelSet, machine: Machine) -> LookCost:
+    """What one model needs for all views of a frame."""
+    segmenter = build_meta(model, labels, machine.device)
+    windows = _windows(views, machine)
+    costs = {size: prediction_cost(segmenter, size, min(batch, windows.count(size)), machine.frame) for size in dict.fromkeys(windows)}
+    weights = sum(p.numel() * p.element_size() for p in segmenter.parameters())
+    return LookCost(sum(costs[size].flops for size in windows), weights, max(cost.peak for cost in costs.values()) - weights)
+
+
 def labelling_cost(
-    name: str, models: Mapping[str, Model], views: Views, batch: int, frames: int | None, labels: LabelSet, machine: Machine
+    name: str, looks: Sequence[LookCost], views: Views, frames: int | None, machine: Machine, *, together: bool = True
 ) -> LabellingCost:
-    """Models that label or predict frames together."""
-    looks = views_from(views)
-    windows = [(window.height, window.width) for look in looks for window in look.windows(machine.frame)]
-    flops, peak, held = 0, 0, 0
-    for model in models.values():
-        segmenter = build_meta(model, labels, machine.device)
-        costs: dict[Size, PredictionCost] = {}
-        for size in dict.fromkeys(windows):
-            costs[size] = prediction_cost(segmenter, size, min(batch, windows.count(size)), machine.frame)
-        flops += sum(costs[size].flops for size in windows)
-        weights = sum(p.numel() * p.element_size() for p in segmenter.parameters())
-        held += weights
-        peak = max(peak, max(cost.peak for cost in costs.values()) - weights)
-    return LabellingCost(name, len(models), len(looks), len(windows), flops, frames, held + peak, flops / machine.speed)
+    """Models that label or predict the same frames, as an ensemble or, not `together`, one after the other."""
+    flops = sum(look.flops for look in looks)
+    weights = [look.weights for look in looks]
+    peak = max(look.extra for look in looks) + (sum(weights) if together else max(weights))
+    count = len(_windows(views, machine))
+    return LabellingCost(name, len(looks), len(views_from(views)), count, flops, frames, peak, flops / machine.speed)
+
+
+def _windows(views: Views, machine: Machine) -> list[Size]:
+    return [(window.height, window.width) for view in views_from(views) for window in view.windows(machine.frame)]
 
 
 def expected_classes(source: Source) -> LabelSet:
@@ -163,18 +177,27 @@ def expected_frames(source: Source) -> int | None:
 
 
 def _labellings(recipe: Recipe, labels: LabelSet, machine: Machine) -> Iterator[LabellingCost]:
-    student = {"student": recipe.model}
-    both = student if recipe.teacher is None else {"teacher": recipe.teacher.model} | student
+    models = {"student": recipe.model} | ({} if recipe.teacher is None else {"teacher": recipe.teacher.model})
+    known: dict[tuple[str, str, int], LookCost] = {}
+
+    def looks(roles: Sequence[str], views: Views, batch: int) -> list[LookCost]:
+        for role in roles:
+            if (role, str(views), batch) not in known:
+                known[role, str(views), batch] = look_cost(models[role], views, batch, labels, machine)
+        return [known[role, str(views), batch] for role in roles]
+
     if recipe.semi is not None and recipe.semi.mode == "offline":
-        known = [expected_frames(source) for source in recipe.data.unlabelled]
-        frames = None if None in known else sum(count or 0 for count in known)
-        yield labelling_cost("pseudo labels", both, recipe.pseudo.views, recipe.pseudo.batch, frames, labels, machine)
-    cost = None
+        counts = [expected_frames(source) for source in recipe.data.unlabelled]
+        frames = None if None in counts else sum(count or 0 for count in counts)
+        settings = recipe.pseudo
+        yield labelling_cost("pseudo labels", looks([*models], settings.views, settings.batch), settings.views, frames, machine)
+    views, batch = recipe.predict.views, recipe.predict.batch
     for name, source in evaluation_sets(recipe).items():
         frames = expected_frames(source)
-        if cost is None:
-            cost = labelling_cost("", both, recipe.predict.views, recipe.predict.batch, None, labels, machine)
-        yield LabellingCost(f"predict {name}", cost.models, cost.views, cost.windows, cost.flops, frames, cost.peak, cost.seconds)
+        yield labelling_cost(f"predict {name}", looks([*models], views, batch), views, frames, machine)
+        if single := ["teacher" if "teacher" in folder else "student" for folder in layout.compared(recipe)]:
+            title = f"predict {name} with each model, for the comparison"
+            yield labelling_cost(title, looks(single, views, batch), views, frames, machine, together=False)
 
 
 def _memory(model: Segmenter, step: StepCost, average: bool, bank: int, processes: int, shards: int) -> dict[str, int]:
@@ -191,7 +214,8 @@ def _memory(model: Segmenter, step: StepCost, average: bool, bank: int, processe
         "average": step.weights if average else 0,
         "exchange": learned if processes > 1 and shards == 1 else together,  # DDP's buckets, or units that are put together
         "bank of L_c": bank,
-        "activations": max(step.peak - step.weights - learned, 0),
+        # whole gradients come as activations go, so that the sum is the worst moment; shares of them are too small for that
+        "activations": max(step.peak - step.weights - learned, 0) if shards == 1 else step.activations,
     }
     return {name: size for name, size in parts.items() if size}
 
