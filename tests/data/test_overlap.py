@@ -33,8 +33,8 @@ def test_the_line_counts_videos():
 
 
 def test_scores_and_report_say_that_val_was_trained_on(tmp_path):
-    train = {"steps": 1, "batch": 1, "evaluate_every": 5}
-    sources = {"train": [toy(0).model_dump()], "val": toy(1).model_dump(), "absent_classes": "allow", "augment": {"crop": (32, 32)}}
+    train = {"steps": 1, "batch": 2, "evaluate_every": 5}
+    sources = {"train": [toy(0).model_dump()], "val": toy(1).model_dump(), "absent_classes": "allow", "augment": {"crop": (64, 64)}}
     recipe = parse_recipe({"name": "x", "data": sources, "train": train, "predict": {"overlay": "none"}})
     run(recipe, tmp_path)
     scores = json.loads((tmp_path / "scores.json").read_text())["val"]

@@ -85,7 +85,8 @@ def step_cost(segmenter: Segmenter, crop: tuple[int, int], crops: int, *, bf16: 
     if autocast is not None:
         for module in segmenter.modules():
             alter_recomputed(module, autocast.around)
-    hooks = [p.register_post_accumulate_grad_hook(meter.take_gradient) for p in segmenter.parameters() if p.requires_grad]
+    learned = [parameter for parameter in segmenter.parameters() if parameter.requires_grad]
+    hooks = [parameter.register_post_accumulate_grad_hook(meter.take_gradient) for parameter in learned]  # type: ignore[no-untyped-call]
     with meter:
         frames = torch.empty(crops, 3, *crop, dtype=torch.uint8, device="meta")
         labels = torch.empty(crops, *crop, dtype=torch.uint8, device="meta")
