@@ -127,7 +127,9 @@ def test_memory_by_part_and_what_sharding_leaves_of_it():
     assert costs["full"].memory["AdamW"] == 2 * learned // 4
     assert costs["full"].memory["average"] == costs["none"].memory["average"]
     assert costs["none"].step.activations < costs["none"].step.peak - costs["none"].step.weights
-    assert costs["full"].memory["activations"] == costs["none"].step.activations >= costs["none"].memory["activations"]
+    kept = costs["none"].step.activations  # up to what is remembered of sizes from the first count on
+    assert costs["full"].memory["activations"] == pytest.approx(kept, rel=0.05)
+    assert kept > costs["none"].memory["activations"]
     assert costs["none"].crops == 1
     assert costs["none"].flops == 4 * costs["none"].step.total_flops
 
