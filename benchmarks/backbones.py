@@ -24,7 +24,6 @@ import torch
 from torch import nn
 
 from semivss.data.labels import LabelSet, distinct_colors
-from semivss.models import deform_attn
 from semivss.models.deform_attn import DeformableAttention
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
@@ -118,7 +117,7 @@ def timed(module: nn.Module, name: str, spent: dict[str, float]) -> Iterator[Non
 def timed_attention(model: nn.Module, spent: dict[str, float]) -> Iterator[None]:
     """Of all deformable attention, and of the sampling inside it."""
     contexts = [timed(module, "attention", spent) for module in model.modules() if isinstance(module, DeformableAttention)]
-    sample = deform_attn.deformable_sample
+    sample = DeformableAttention.sample
 
     def timed_sample(*given: object) -> object:
         before = time.process_time()
@@ -128,9 +127,9 @@ def timed_attention(model: nn.Module, spent: dict[str, float]) -> Iterator[None]
 
     for context in contexts:
         context.__enter__()
-    deform_attn.deformable_sample = timed_sample
+    DeformableAttention.sample = staticmethod(timed_sample)
     yield
-    deform_attn.deformable_sample = sample
+    DeformableAttention.sample = staticmethod(sample)
     for context in contexts:
         context.__exit__(None, None, None)
 

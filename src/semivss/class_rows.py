@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from semivss.full_precision import full_precision
+
 warnings.filterwarnings("ignore", r"index_reduce\(\) is in beta")  # once a process, in the middle of a user's output
 NEW_BIAS = -20.0  # of the row of a class that the classifier never learned: probability 2e-9 at most, and yet a full gradient
 
@@ -25,7 +27,7 @@ def merge_rows(logits: Shaped[Tensor, "..."], rows: Sequence[int], classes: int,
         classes: number of classes.
         dim: of the rows.
     """
-    with torch.autocast(logits.device.type, enabled=False):
+    with full_precision(logits):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         index = torch.tensor(rows, device=logits.device)
         shape = list(logits.shape)

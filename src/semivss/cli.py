@@ -54,6 +54,7 @@ Flip = Annotated[bool, typer.Option("--flip", help="Average with the flipped vie
 Crop = Annotated[str | None, typer.Option(help="Sliding window HEIGHTxWIDTH.")]
 Stride = Annotated[str | None, typer.Option(help="Step of the sliding window HEIGHTxWIDTH.")]
 Base = Annotated[str | None, typer.Option(help="Resize frames to HEIGHTxWIDTH before the scales.")]
+ShortSide = Annotated[int | None, typer.Option(help="Instead of --base: resize frames until their shorter side has so many pixels.")]
 Kind = Literal["auto", "vspw", "ade20k", "coco_stuff", "coco_panoptic", "cityscapes", "folder"]
 
 
@@ -125,6 +126,7 @@ def predict(
     crop: Crop = None,
     stride: Stride = None,
     base: Base = None,
+    short_side: ShortSide = None,
     probabilities: Annotated[Literal["none", "uint8", "float16"], typer.Option(help="Also write class probabilities.")] = "none",
     entropy: Annotated[bool, typer.Option(help="Write entropy maps.")] = True,
     overlay: Annotated[Literal["none", "overlay", "side_by_side"], typer.Option(help="Overlay video.")] = "overlay",
@@ -135,7 +137,7 @@ def predict(
     from semivss.settings import Predict
     from semivss.verbs import models_and_inputs, predict_paths
 
-    views = _views("predict", words, scales, flip, crop, stride, base)
+    views = _views("predict", words, scales, flip, crop, stride, base, short_side)
     settings = checked(Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay)
     shares = _numbers("--weights", weights) if weights else None
     models, inputs = models_and_inputs(words)
@@ -153,6 +155,7 @@ def pseudo_label(
     crop: Crop = None,
     stride: Stride = None,
     base: Base = None,
+    short_side: ShortSide = None,
     window: Annotated[int, typer.Option(help="Frames on either side whose distributions, warped by optical flow, join the mean.")] = 0,
     align_to: Annotated[
         Path | None, typer.Option(help="Labelled data set whose shares of the classes the mean prediction is moved to.")
@@ -170,7 +173,7 @@ def pseudo_label(
     from semivss.settings import PseudoLabels
     from semivss.verbs import models_and_inputs, pseudo_label_paths
 
-    views = _views("pseudo-label", words, scales, flip, crop, stride, base)
+    views = _views("pseudo-label", words, scales, flip, crop, stride, base, short_side)
     shares = _numbers("--weights", weights) if weights else ()
     extra = {"window": window, "align": 1.0 if align_to else 0.0, "confidence": confidence, "top_classes": top_classes}
     settings = checked(PseudoLabels, "pseudo-label", views=views, weights=shares, **extra)
@@ -257,12 +260,24 @@ def submit(
 
 
 @app.command()
-def show(recipe: RecipePath, override: Overrides = None) -> None:
-    """The resolved recipe, parameter counts, a memory estimate and the views of each stage. Needs no data."""
+def show(
+    recipe: RecipePath,
+    override: Overrides = None,
+    cost: Annotated[bool, typer.Option("--cost", help="Instead: operations, memory by part and hours of each stage.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="With --cost: processes that train together, each on its device.")] = 1,
+    device: Annotated[Literal["gpu", "cpu"], typer.Option(help="With --cost: what they run on.")] = "gpu",
+    frame: Annotated[str, typer.Option(help="With --cost: HEIGHTxWIDTH of the frames to predict.")] = "480x853",
+    tflops: Annotated[float, typer.Option(min=1e-6, help="With --cost: tera-operations a second that a device really does.")] = 350.0,
+) -> None:
+    """The resolved recipe, parameter counts, a memory estimate and the views of each stage. Needs no data and makes no model."""
     from semivss.recipe import load_recipe
-    from semivss.summary import describe
 
-    typer.echo(describe(load_recipe(recipe, override or [])))
+    resolved, size = load_recipe(recipe, override or []), _size("--frame", frame)
+    assert size is not None
+    from semivss.cost.recipe_cost import Machine
+    from semivss.summary import describe, describe_cost
+
+    typer.echo(describe_cost(resolved, Machine(processes, device, size, tflops * 1e12)) if cost else describe(resolved))
 
 
 @data.command("check")
@@ -387,7 +402,9 @@ def weights_convert(
     )
 
 
-def _views(verb: str, words: list[Path], scales: str, flip: bool, crop: str | None, stride: str | None, base: str | None) -> "Views":
+def _views(
+    verb: str, words: list[Path], scales: str, flip: bool, crop: str | None, stride: str | None, base: str | None, short_side: int | None
+) -> "Views":
     """The views that the options of `predict` and `pseudo-label` describe; and a first look at their words."""
     from semivss.recipe import checked
     from semivss.settings import Views
@@ -395,7 +412,7 @@ def _views(verb: str, words: list[Path], scales: str, flip: bool, crop: str | No
     if len(words) < 2:
         raise SemivssError(f"{verb}: needs at least one model folder and one input; write semivss {verb} MODEL... INPUT")
     sizes = {"crop": _size("--crop", crop), "stride": _size("--stride", stride), "base": _size("--base", base)}
-    return checked(Views, verb, scales=_numbers("--scales", scales), flip=flip, **sizes)
+    return checked(Views, verb, scales=_numbers("--scales", scales), flip=flip, short_side=short_side, **sizes)
 
 
 def _size(option: str, text: str | None) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from semivss.class_rows import merge_rows
+from semivss.full_precision import full_precision
 from semivss.tensors import IGNORE, MaskLogits, PixelLogits, Split
 
 STRIDE = 4  # image pixels a cell of a Segmenter's maps stands for, in each direction
@@ -58,7 +59,7 @@ def pixel_logits(
 
 def mask_votes(output: MaskLogits) -> Float[Tensor, "B C h w"]:
     """Sum over queries of class probability times mask probability, float32. No distribution: a pixel's sum lies anywhere in 0..Q."""
-    with torch.autocast(output.mask_logits.device.type, enabled=False):
+    with full_precision(output.mask_logits):
         classes = output.class_logits.float().softmax(-1)[..., :-1]
         return torch.einsum("bqc,bqhw->bchw", classes, output.mask_logits.float().sigmoid())
 

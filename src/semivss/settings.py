@@ -94,12 +94,22 @@ class Sampling(Settings):
     repeat_threshold: float = Field(0.1, gt=0)  # repeat_factor: classes in fewer than this share of frames are seen more
 
 
+Sized = TypeVar("Sized", bound="Augment | Views")
+
+
+def _one_size(section: Sized) -> Sized:
+    if section.base is not None and section.short_side is not None:
+        raise ValueError("base and short_side both say how large a frame is at scale 1; take one of them out")
+    return section
+
+
 class Augment(Settings):
     """Section 3.2 of the paper. One draw serves all frames of a clip."""
 
     crop: Size = (480, 480)
     scale: Range = (0.5, 2.0)  # random resize of the whole frame before the crop
     base: Size | None = None  # size of the frame at scale 1; none = as on disk
+    short_side: Positive | None = None  # instead of base: length of the frame's shorter side at scale 1
     max_class_share: float = Field(0.75, gt=0, le=1)  # a crop with one class above this share is drawn again, 10 tries
     flip: Share = 0.5
     photometric: bool = True  # brightness, contrast, saturation, hue, each with chance 0.5
@@ -107,6 +117,10 @@ class Augment(Settings):
     contrast: Range = (0.5, 1.5)
     saturation: Range = (0.5, 1.5)
     hue: float = Field(18.0, ge=0, le=180)  # degrees
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "Augment":
+        return _one_size(self)
 
 
 class Data(Settings):
@@ -228,6 +242,7 @@ class Train(Settings):
     clip: float = Field(0.0, ge=0)  # gradient norm; 0 = no clipping
     precision: Annotated[Literal["32", "bf16"], BeforeValidator(_bits)] = "32"
     ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights that are evaluated and saved; 0 = none
+    sharding: Literal["none", "full"] = "none"  # full: several processes share out weights, gradients and optimiser state (FSDP)
     seed: int = 0
     threads: int | None = Field(None, ge=1)  # intra-op threads; none = torch's choice. Part of bitwise reproduction
     evaluate_every: Positive = 500
@@ -251,6 +266,11 @@ class Views(Settings):
     crop: Size | None = None  # sliding window; none = the whole frame
     stride: Size | None = None  # none = two thirds of the crop
     base: Size | None = None  # frames are resized to this before the scales; predictions have the frame's own size
+    short_side: Positive | None = None  # instead of base: length of the frame's shorter side before the scales
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "Views":
+        return _one_size(self)
 
 
 class Predict(Settings):

@@ -319,3 +319,13 @@ def test_videos_that_the_reader_left_out_stand_in_the_manifest(opened, tmp_path)
     manifest = json.loads((out / "manifest.json").read_text())
     assert done.defects["missing_video"] == manifest["defects"]["missing_video"]["count"] == 1
     assert manifest["defects"]["missing_video"]["files"] == [f"{root / 'val.txt'}: v2"]
+
+
+def test_windows_that_do_not_fit_memory_are_told_in_one_line_with_remedies(tmp_path: Path) -> None:
+    class Greedy(ColorModel):
+        def forward(self, frames: Tensor) -> PixelLogits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    inputs = open_inputs(frame_folder(tmp_path / "in" / "clip"))
+    with pytest.raises(SemivssError, match="clip, frame 1: out of memory with 4 windows at a time; lower the batch"):
+        predict([Greedy()], inputs, tmp_path / "out", QUICK)

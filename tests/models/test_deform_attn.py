@@ -96,7 +96,7 @@ def test_a_model_of_bfloat16_computes_its_places_in_float32():
     _, ours, call = layers()
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("semivss.models.deform_attn.deformable_sample", lambda *given: seen.extend(given) or given[0].flatten(2))
+        patch.setattr(DeformableAttention, "sample", staticmethod(lambda *given: seen.extend(given) or given[0].flatten(2)))
         halves = {
             key: value.bfloat16() if isinstance(value, torch.Tensor) and value.is_floating_point() else value for key, value in call.items()
         }

@@ -6,6 +6,7 @@ from children import equal, run_label, start, train_ddp, wait
 
 from semivss.data.policy import DefectCounter
 from semivss.data.source import open_source
+from semivss.infer.views import View
 from semivss.models.segmenter import Segmenter
 from semivss.recipe import Recipe
 from semivss.train.evaluate import Validation, evaluate
@@ -36,7 +37,7 @@ def test_ddp_ranks_end_with_identical_weights_and_one_set_of_files(ended, tmp_pa
 
 def test_ddp_scores_are_the_integer_counts_of_one_process(ended, recipe, tmp_path):
     model = Segmenter.from_pretrained(tmp_path / "run" / "model")
-    validation = Validation.of(open_source(recipe.data.val), "strict", None)
+    validation = Validation.of(open_source(recipe.data.val), "strict", View())
     confusion, _ = evaluate(model, validation, 0, DefectCounter())
     assert confusion.counts.sum() == 4 * 48 * 64
     assert [rank["counts"] for rank in ended] == [[confusion.counts.tolist()]] * 2

@@ -189,3 +189,29 @@ def test_accumulated_halves_equal_one_batch(recipe, tmp_path, monkeypatch):
         train(changed(plain, train={"steps": 1, "batch": batch, "accumulate": accumulate, "warmup": 0, "log_every": 1}), out)
         norms.append((float(journal(out)[0]["gradient_norm"]), float(journal(out)[0]["loss"])))
     np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)
+
+
+FULL = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(FULL), MemoryError()], ids=type)
+def test_crops_that_do_not_fit_memory_are_told_in_one_line_with_remedies(recipe, tmp_path, monkeypatch, error):
+    def fail(*_given):
+        raise error
+
+    monkeypatch.setattr(loop, "train_step", fail)
+    with pytest.raises(SemivssError) as caught:
+        train(recipe, tmp_path / "run")
+    told = str(caught.value)
+    assert told.startswith("tiny: out of memory with 2 crops of 32x48 in 1 process, in step 1; set model.recompute = true, ")
+    assert told.endswith("or lower data.augment.crop (semivss show --cost tells what each needs)")
+    assert "\n" not in told
+
+
+def test_other_errors_of_torch_stay_what_they_are(recipe, tmp_path, monkeypatch):
+    def fail(*_given):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(loop, "train_step", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        train(recipe, tmp_path / "run")

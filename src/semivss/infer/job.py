@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from semivss.data.clips import VideoDataset
@@ -25,6 +26,7 @@ from semivss.infer.stream import FrameModel, NotFiniteError, stream_distribution
 from semivss.infer.views import View
 from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers, overlay_path, read_record, record_path
 from semivss.lock import locked
+from semivss.out_of_memory import is_out_of_memory, not_fitting
 from semivss.progress import say, track
 from semivss.temporal.window import Labelled, window_mean
 
@@ -135,6 +137,12 @@ def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
             f"{video}/{stem}: model {error.model + 1} of {len(job.models)} (SHA-256 {digest[:12]}) gives values that are not finite; "
             "its weights are damaged or its training diverged: train it again with a smaller rate, or leave it out"
         ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        remedies = ["lower the batch of windows", "cut smaller windows (views.crop)", "take smaller scales"]
+        device = next((p.device for model in job.models for p in model.parameters()), torch.device("cpu"))
+        raise not_fitting(f"{video}, frame {done + 1}", f"{job.batch} windows at a time", remedies, device) from error
 
 
 def _noted(frames: Frames, waiting: deque[tuple[str, np.ndarray]]) -> Iterator[np.ndarray]:

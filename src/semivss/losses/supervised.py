@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from semivss.full_precision import full_precision
 from semivss.posterior import class_distribution, pixel_logits
 from semivss.settings import Model
 from semivss.tensors import IGNORE, MaskLogits, PixelLogits
@@ -49,7 +50,7 @@ def pixel_loss(logits: Float[Tensor, "B R h w"], labels: UInt8[Tensor, "B H W"],
     `rows` as in PixelLogits.
     """
     size = (labels.shape[1], labels.shape[2])
-    with torch.autocast(logits.device.type, enabled=False):
+    with full_precision(logits):
         total = F.cross_entropy(pixel_logits(logits.float(), rows, size), labels.long(), ignore_index=IGNORE, reduction="sum")
     return total / (labels != IGNORE).sum().clamp_min(1)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from semivss.full_precision import full_precision
 from semivss.losses.supervised import distribution_loss
 from semivss.posterior import pixel_logits
 from semivss.settings import Model, Semi
@@ -73,7 +74,7 @@ def pixel_unsupervised_loss(
     """
     labels, reliable = split.labels, (split.labels != IGNORE).sum()
     size = (labels.shape[1], labels.shape[2])
-    with torch.autocast(logits.device.type, enabled=False):
+    with full_precision(logits):
         large = pixel_logits(logits.float(), rows, size, align_corners)
         total = F.cross_entropy(large, labels.long(), ignore_index=IGNORE, reduction="sum")
     return reliable_factor(split, limit=limit, count_ignored=count_ignored) * total / reliable.clamp_min(1)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from semivss.full_precision import full_precision
 from semivss.models.deform_sample import Sizes, cell_centres, deformable_sample
 
 
@@ -20,6 +21,8 @@ class DeformableAttention(nn.Module):
 
     Positions and weights are computed in float32 at least: in bfloat16 a position on a map of 100 cells is off by half a cell.
     """
+
+    sample = staticmethod(deformable_sample)  # an instance may have another form of the same sum
 
     def __init__(self, width: int, heads: int, *, maps: int = 3, points: int = 4, value_width: int | None = None) -> None:
         """
@@ -69,11 +72,11 @@ class DeformableAttention(nn.Module):
         self, value: Float[Tensor, "B S G D"], queries: Float[Tensor, "B Q E"], places: Float[Tensor, "Q 2"], sizes: Sizes
     ) -> Float[Tensor, "B Q E"]:
         batch, count, _ = queries.shape
-        with torch.autocast(value.device.type, enabled=False):
+        with full_precision(value):
             shape = (batch, count, self.heads, self.maps, self.points)
             weights = _exactly(self.attention_weights, queries).view(*shape[:3], -1).softmax(-1).view(shape)
             offsets = _exactly(self.sampling_offsets, queries).view(*shape, 2)
-            mixed = deformable_sample(value.to(offsets.dtype), sizes, places, offsets, weights)
+            mixed = self.sample(value.to(offsets.dtype), sizes, places, offsets, weights)
         result: Tensor = self.output_proj(mixed.to(value.dtype))
         return result
 

@@ -129,6 +129,8 @@ class RowSum(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         """Gradients of table and shares."""
         table, rows, shares = ctx.saved_tensors
+        if table.is_meta:  # only shapes are wanted
+            return torch.empty_like(table), None, torch.empty_like(shares)
         gradient = gradients[0].contiguous()
         ends = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=torch.int32)
         return _table_gradient(gradient, rows, shares, ends, len(table)), None, _share_gradient(gradient, rows, ends, table)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
+from semivss.full_precision import full_precision
+
 Grid = tuple[int, int]  # rows, columns of patches
 SPECIAL = 3  # rows of a table for the class token
 
@@ -32,7 +34,7 @@ def resize_table(table: Float[Tensor, "R G"], source: Grid, target: Grid) -> Flo
         return table
     dtype = torch.promote_types(table.dtype, torch.float32)
     high, wide = (_spline_weights(old, new, table.device, dtype) for old, new in zip(source, target, strict=True))
-    with torch.autocast(table.device.type, enabled=False):
+    with full_precision(table):
         steps = table[:-SPECIAL].to(dtype).view(high.shape[1], wide.shape[1], -1)
         resized = torch.einsum("ij,jkg,lk->ilg", high, steps, wide).flatten(0, 1)
     return torch.cat([resized.to(table.dtype), table[-SPECIAL:]])

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import UInt8
@@ -24,14 +24,14 @@ class Validation:
     dataset: VideoDataset
     frames: tuple[tuple[int, int], ...]  # (clip, frame) of labelled frames
     policy: Policy
-    base: tuple[int, int] | None = None  # none = as on disk; scores are always at the size of the mask
+    view: View = field(default_factory=View)  # scores are always at the size of the mask
 
     @classmethod
     def of(
         cls,
         dataset: VideoDataset,
         policy: Policy,
-        base: tuple[int, int] | None,
+        view: View,
         *,
         stride: int = 1,
         rank: int = 0,
@@ -44,7 +44,7 @@ class Validation:
             for index in range(0, len(clip.stems), stride)
             if clip.is_labelled(index)
         ]
-        return cls(dataset, tuple(frames[rank::world]), policy, base)
+        return cls(dataset, tuple(frames[rank::world]), policy, view)
 
 
 def evaluate(
@@ -59,7 +59,7 @@ def evaluate(
     shown = set(np.linspace(0, len(validation.frames) - 1, panel_frames).round().astype(int).tolist()) if validation.frames else set()
     waiting: deque[tuple[int, Pair]] = deque()  # read ahead by the predictor
     frames = _frames(validation, waiting, defects)
-    for p in stream_distribution([model], None, frames, [View(base=validation.base)]):
+    for p in stream_distribution([model], None, frames, [validation.view]):
         number, pair = waiting.popleft()
         prediction = p.argmax(0).to("cpu").numpy().astype(np.uint8)
         assert pair.labels is not None

@@ -14,9 +14,11 @@ from semivss.data.policy import DefectCounter
 from semivss.data.shares import check_classes_shown
 from semivss.data.source import open_source, open_sources, same_classes
 from semivss.errors import DataError, SemivssError
+from semivss.infer.views import View
 from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
+from semivss.out_of_memory import is_out_of_memory, not_fitting
 from semivss.progress import say, track
 from semivss.recipe import Recipe
 from semivss.train.checkpoint import load_checkpoint, save_checkpoint
@@ -28,6 +30,7 @@ from semivss.train.method import Given, Method, Supervised
 from semivss.train.optim import build_optimizer, learning_rate, set_learning_rate
 from semivss.train.panels import save_panel
 from semivss.train.processes import run_folder, start_fabric
+from semivss.train.sharding import is_sharded, load_whole, load_whole_optimizer, whole, whole_module
 from semivss.train.steps import WEIGHTS, StepResult, Training, agree, check_patience, seed_of, train_step
 
 
@@ -61,18 +64,20 @@ def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool
     """
     fabric = start_fabric(recipe)
     with run_folder(out, fabric), Interrupt() as interrupt:
-        run = Run(recipe, out, fabric, interrupt, given or Given())
-        if fabric.is_global_zero:
-            tell_left_out(run.datasets)
-        if resume:
-            run.load()
-        if recipe.data.absent_classes == "error" and not run.counters.step:
-            check_classes_shown(run.datasets, recipe.data.policy)
+        run = None
         try:
+            run = Run(recipe, out, fabric, interrupt, given or Given())
+            if fabric.is_global_zero:
+                tell_left_out(run.datasets)
+            if resume:
+                run.load()
+            if recipe.data.absent_classes == "error" and not run.counters.step:
+                check_classes_shown(run.datasets, recipe.data.policy)
             run.loop()
-        except torch.OutOfMemoryError as error:
-            remedy = 'lower train.batch (and raise train.accumulate), lower data.augment.crop, or set train.precision to "bf16"'
-            raise SemivssError(f"{recipe.name}: out of memory in step {run.counters.step + 1}; {remedy}") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise _too_large(recipe, fabric, "before the first step" if run is None else f"in step {run.counters.step + 1}") from error
         run.close()
         interrupt.leave()
 
@@ -88,14 +93,16 @@ class Run:
         torch.manual_seed(seed_of(recipe.train.seed, WEIGHTS))
         self.segmenter = build_segmenter(recipe.model, self.datasets[0].label_set)
         self.method = self._method(given)
-        self.optimizer = build_optimizer(self.method.module, recipe.train)
-        module, optimizer = fabric.setup(self.method.module, self.optimizer)
-        module.train()
         self.ema = None
         if decay := recipe.train.ema:
             random = "" if given.weights is None else "representation."  # a new head, however well the student is trained
             begin = recipe.semi.supervised_steps if recipe.semi is not None and random else 0
             self.ema = AveragedModel(self.method.module, decay, random=random, begin=begin)
+            self.ema.module.to(fabric.device)
+        module = fabric.setup_module(self.method.module)
+        self.optimizer = build_optimizer(self.method.module, recipe.train)  # after it: sharding changes what the parameters are
+        optimizer = fabric.setup_optimizers(self.optimizer)
+        module.train()
         self.training = Training(self.method, module, optimizer, None if self.ema is None else self.ema.module)
         self.journal: Journal | None = None
 
@@ -130,12 +137,15 @@ class Run:
     def save(self) -> None:
         """Write last.ckpt and defects.json; without validation data also model/."""
         defects = self._all_defects()
-        if self.fabric.is_global_zero:
-            if self.validation is None:
-                self.best.save_pretrained(self.out / "model")
+        best = self.best() if self.validation is None else None
+        first = self.fabric.is_global_zero
+        weights, moments = (whole(part.state_dict(), keep=first) for part in (self.method.module, self.optimizer))
+        if first:
+            if best is not None:
+                best.save_pretrained(self.out / "model")
             state = {
-                "model": self.method.module.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "model": weights,
+                "optimizer": moments,
                 "ema": None if self.ema is None else self.ema.module.state_dict(),
                 "method": self.method.state_dict(),
                 "counters": asdict(self.counters),
@@ -151,8 +161,8 @@ class Run:
         if not path.exists():
             return
         state = load_checkpoint(path, self.recipe)
-        self.method.module.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_whole(self.method.module, state["model"])
+        load_whole_optimizer(self.optimizer, state["optimizer"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
         self.method.load_state_dict(state["method"])
@@ -169,10 +179,13 @@ class Run:
                 f"damaged or missing files met under policy {self.recipe.data.policy}: {self.defects}; names in {self.out / 'defects.json'}"
             )
 
-    @property
     def best(self) -> Segmenter:
-        """The weights to evaluate and save: the averaged ones if the recipe averages."""
-        return self.segmenter if self.ema is None else cast(Segmenter, self.ema.module.segmenter)
+        """The weights to evaluate and save, whole: the averaged ones if the recipe averages. All processes must call it."""
+        if self.ema is not None:
+            return cast(Segmenter, self.ema.module.segmenter)
+        if not is_sharded(self.segmenter):
+            return self.segmenter
+        return whole_module(self.recipe.model, self.segmenter)
 
     def _method(self, given: Given) -> Method:
         if self.recipe.semi is None:
@@ -188,7 +201,8 @@ class Run:
         dataset = open_source(data.val, data.policy)
         same_classes(self.datasets[0], dataset)
         stride = self.recipe.train.evaluate_stride
-        return Validation.of(dataset, data.policy, data.augment.base, stride=stride, rank=fabric.global_rank, world=fabric.world_size)
+        view = View(base=data.augment.base, short_side=data.augment.short_side)
+        return Validation.of(dataset, data.policy, view, stride=stride, rank=fabric.global_rank, world=fabric.world_size)
 
     def _note(self, result: StepResult, rate: float) -> dict[str, float]:
         """Add a step to the journal's averages; the row, when one is due. Raises SemivssError after too many skipped steps."""
@@ -219,7 +233,8 @@ class Run:
         due = counters.step % settings.evaluate_every == 0 or counters.step == settings.steps
         if self.validation is None or not due or counters.evaluated == counters.step or not agree(self.fabric, not self.interrupt):
             return {}
-        done = evaluate(self.best.eval(), self.validation, settings.panel_frames, self.defects, lambda: bool(self.interrupt))
+        best = self.best()
+        done = evaluate(best.eval(), self.validation, settings.panel_frames, self.defects, lambda: bool(self.interrupt))
         self.method.module.train()
         if not agree(self.fabric, done is not None) or done is None:
             return {}
@@ -235,7 +250,7 @@ class Run:
         if scores.miou > counters.best_miou:
             counters.best_miou, counters.best_step = scores.miou, counters.step
             if self.fabric.is_global_zero:
-                self.best.save_pretrained(self.out / "model")
+                best.save_pretrained(self.out / "model")
         return {"val_miou": scores.miou, "val_acc": scores.acc or 0.0, "val_weighted_iou": scores.weighted_iou or 0.0}
 
     def _all_defects(self) -> DefectCounter:
@@ -247,6 +262,20 @@ class Run:
         for one in found:
             self.defects.merge(DefectCounter.from_dict(one))
         return self.defects
+
+
+def _too_large(recipe: Recipe, fabric: Fabric, when: str) -> SemivssError:
+    """What did not fit, and what of the recipe makes it smaller."""
+    train, (height, width) = recipe.train, recipe.data.augment.crop
+    crops = train.batch
+    if recipe.semi is not None and recipe.semi.mode != "supervised":
+        crops += recipe.semi.strong.views * recipe.semi.unlabelled_batch
+    remedies = [] if recipe.model.recompute else ["set model.recompute = true"]
+    remedies += ['set train.precision = "bf16"'] if train.precision == "32" else []
+    remedies += ['set train.sharding = "full"'] if fabric.world_size > 1 and train.sharding == "none" else []
+    remedies += ["lower train.batch and raise train.accumulate", "lower data.augment.crop (semivss show --cost tells what each needs)"]
+    what = f"{crops} crops of {height}x{width} in {fabric.world_size} process{'es' * (fabric.world_size > 1)}, {when}"
+    return not_fitting(recipe.name, what, remedies, fabric.device)
 
 
 def pooled(fabric: Fabric, confusion: Confusion) -> Confusion:

@@ -12,6 +12,7 @@ from semivss.errors import SemivssError
 from semivss.losses.matcher import NonFiniteCost
 from semivss.settings import Train
 from semivss.train.method import AnyBatch, Method
+from semivss.train.sharding import whole
 
 PATIENCE = 10  # skipped steps in a row until training stops
 WEIGHTS, DROPOUT, DRAWN = 2, 3, 4  # streams of random numbers beside the loader's
@@ -127,4 +128,4 @@ def _forward(fabric: Fabric, training: Training, batch: AnyBatch, train: Train, 
 
 def _gradient_norm(objective: nn.Module, clip: float) -> float:
     """Euclidean norm of the whole gradient, which is then scaled down to `clip` (0 = left alone)."""
-    return float(nn.utils.clip_grad_norm_(objective.parameters(), clip or float("inf"), error_if_nonfinite=False))
+    return float(whole(nn.utils.clip_grad_norm_(objective.parameters(), clip or float("inf"), error_if_nonfinite=False)))
