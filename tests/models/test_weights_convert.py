@@ -20,7 +20,7 @@ from torch import Tensor
 
 from semivss import cli
 from semivss.data.labels import IGNORE, label_set, load_label_map
-from semivss.errors import WeightsError
+from semivss.errors import SemivssError, WeightsError
 from semivss.models.positions import resize_positions, resize_table
 from semivss.models.published_keys import INDEX_BUFFERS
 from semivss.models.segmenter import Segmenter
@@ -638,3 +638,20 @@ def test_a_recipe_that_does_not_fit_its_weights_is_told(tmp_path):
     for changes in ({"trunk": {"width": 96}}, {"mask2former": foreign.HEAD.model_copy(update={"queries": 9})}):
         with pytest.raises(WeightsError, match=r"of other sizes: .* in the file, .* in the model"):
             build_segmenter(Model.model_validate(settings.model_dump() | changes), nameless_set(5))
+
+
+@pytest.mark.parametrize("spelling", ["attn_implementation", "_attn_implementation"])
+def test_a_configuration_cannot_name_code_for_transformers_to_fetch(spelling, tmp_path, monkeypatch, capsys):
+    """transformers takes an implementation of attention called owner/name for a repository to download and import."""
+    foreign.mask2former(tmp_path / "ade")
+    config = json.loads((tmp_path / "ade/config.json").read_text())
+    edited(tmp_path / "ade", backbone_config=config["backbone_config"] | {"hidden_act": "gelu_new", spelling: "owner/kernel"})
+    convert(tmp_path / "ade", tmp_path / "model")
+    ours = json.loads((tmp_path / "model/config.json").read_text())["model"]
+    assert ours["backbone"] == "transformers/swin"
+    assert spelling not in ours["config"]
+    edited(tmp_path / "model", model=ours | {"config": ours["config"] | {spelling: "owner/kernel"}})
+    with pytest.raises(SemivssError, match=rf"{spelling}' is no setting of transformers/swin; known: .*embed_dim") as caught:
+        Segmenter.from_pretrained(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+    assert spelling in said(["inspect", tmp_path / "model"], monkeypatch, capsys)

@@ -3,6 +3,7 @@
 Swin has a file of its own, swin.py; this one is for the others, and for Swins with unusual settings.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from semivss.models.strides import demand_strides
 
 KINDS = ("convnext", "convnextv2", "hgnet_v2", "maskformer-swin", "pvt_v2", "resnet", "swin", "swinv2")
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
-_ABOUT_FILES = {"_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "torch_dtype", "transformers_version"}
+_MAPS = {"out_features", "out_indices"}  # which maps come out is ours to say
 
 
 class TransformersBackbone(Pyramid):
@@ -28,10 +29,10 @@ class TransformersBackbone(Pyramid):
         """
         Args:
             kind: one of KINDS, transformers' `model_type`.
-            config: its settings as in config.json, plain values; what is not given is transformers' default.
+            config: its settings, of `known_settings` alone; what is not given is transformers' default.
 
         Raises:
-            RecipeError: another kind, or settings that it does not know.
+            RecipeError: another kind, settings that it does not know, or values that make no sense.
             WeightsError: its maps have other strides.
         """
         from transformers import AutoBackbone, AutoConfig
@@ -39,11 +40,14 @@ class TransformersBackbone(Pyramid):
         super().__init__()
         if kind not in KINDS:
             raise RecipeError(f"backbone transformers/{kind} is not supported; supported: {', '.join(KINDS)}")
+        known = known_settings(kind)
+        if unknown := [key for key in config if key not in known]:
+            raise RecipeError(f"model.config: {unknown[0]!r} is no setting of transformers/{kind}; known: {', '.join(sorted(known))}")
         try:
-            settings = AutoConfig.for_model(kind, **plain_config(config))
+            settings = AutoConfig.for_model(kind, **config)
             settings.out_features = _STAGES
             self.body = AutoBackbone.from_config(settings)
-        except (TypeError, ValueError, AttributeError, RuntimeError, LookupError) as error:
+        except (TypeError, ValueError, AttributeError, RuntimeError, LookupError, ImportError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
             raise RecipeError(f"backbone transformers/{kind}: its model.config makes no sense ({reason}); correct it") from error
         if kind == "swin":
@@ -57,7 +61,24 @@ class TransformersBackbone(Pyramid):
         return maps
 
 
-def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that make a difference: without where a file came from, code that it would like to run, and which maps it gives."""
-    left_out = _ABOUT_FILES | {"model_type", "out_features", "out_indices", "stage_names"}
-    return {key: value for key, value in config.items() if key not in left_out and value is not None}
+def known_settings(kind: str) -> frozenset[str]:
+    """What makes a backbone of this kind larger or different, as its configuration class names it.
+
+    Nothing that all models of transformers have belongs to it: among that is the implementation of attention, and the name of one that
+    is not built in makes transformers download it and run it.
+    """
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+    own = _parameters(CONFIG_MAPPING[kind]) - _parameters(PreTrainedConfig)
+    return frozenset(name for name in own - _MAPS if not name.startswith("_"))
+
+
+def plain_config(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a foreign config.json, what `known_settings` are; the rest, such as where the file came from, changes no result."""
+    known = known_settings(kind)
+    return {key: value for key, value in config.items() if key in known and value is not None}
+
+
+def _parameters(made: type) -> set[str]:
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name for name, parameter in inspect.signature(made).parameters.items() if parameter.kind in named}

@@ -105,7 +105,7 @@ def _backbone(config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     if kind not in KINDS:
         raise WeightsError(f"{where}: its backbone {kind} is not supported; supported: {', '.join(KINDS)}")
     if kind != "swin" or any(config.get(key, value) != value for key, value in _SWIN_AS_OURS.items()):
-        return {"backbone": f"transformers/{kind}", "config": plain_config(config)}
+        return {"backbone": f"transformers/{kind}", "config": plain_config(kind, config)}
     sizes = SwinSizes(
         width=config["embed_dim"], depths=tuple(config["depths"]), heads=tuple(config["num_heads"]), window=config["window_size"]
     )
