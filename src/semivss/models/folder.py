@@ -1,12 +1,16 @@
 """A Segmenter in, a folder of config.json, model.safetensors and README.md out, and back; offline, without pickle."""
 
-import hashlib
+import contextlib
+import errno
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -38,14 +42,20 @@ class Origin:
 def save_segmenter(segmenter: Segmenter, folder: Path, origin: Origin | None = None) -> None:
     """Write the three files in one step: config.json holds the hash of the weights, and a kill must not leave the one without the other.
 
+    The weights go from where they lie into the file; those of a model on the CPU are in memory once.
+
     Raises:
         SemivssError: the folder cannot be written or is full.
     """
-    from safetensors.torch import save
+    config = _config(segmenter) | ({} if origin is None else {"origin": asdict(origin)})
 
-    weights = save({key: value.detach().cpu().contiguous() for key, value in segmenter.state_dict().items()})
-    config = _config(segmenter, hashlib.sha256(weights).hexdigest()) | ({} if origin is None else {"origin": asdict(origin)})
-    described = (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
+    def weights(path: Path) -> None:
+        _write_weights({key: value.detach().cpu().contiguous() for key, value in segmenter.state_dict().items()}, path)
+
+    def described(path: Path) -> bytes:
+        complete = config | {"weights_sha256": file_sha256(path.with_name(WEIGHTS))}
+        return (json.dumps(complete, indent=1, ensure_ascii=False) + "\n").encode()
+
     atomic_set(folder, {WEIGHTS: weights, CARD: _card(config).encode(), CONFIG: described})
 
 
@@ -74,7 +84,20 @@ def read_folder(folder: Path) -> tuple[WeightFile, Model, LabelSet]:
     return WeightFile(folder, "safetensors", _read_weights(weights, config.get("weights_sha256")), (weights,), config), settings, labels
 
 
-def _config(segmenter: Segmenter, digest: str) -> dict[str, Any]:
+def _write_weights(state: dict[str, Tensor], path: Path) -> None:
+    """Raises OSError for a file that cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(state, path)
+    except SafetensorError as error:
+        code = re.search(r"code: (\d+)|os error (\d+)", str(error))  # it tells the error of the system in words only
+        number = int(code[1] or code[2]) if code else errno.EIO
+        raise OSError(number, os.strerror(number)) from error
+
+
+def _config(segmenter: Segmenter) -> dict[str, Any]:
     labels = segmenter.label_set
     built_from = segmenter.settings.model_copy(update={"weights": None, "pretrained": False})  # the file beside holds the weights
     return {
@@ -91,7 +114,6 @@ def _config(segmenter: Segmenter, digest: str) -> dict[str, Any]:
         "image_mean": (segmenter.mean.flatten() / 255).tolist(),
         "image_std": (segmenter.std.flatten() / 255).tolist(),
         "parameters": sum(parameter.numel() for parameter in segmenter.parameters()),
-        "weights_sha256": digest,
     }
 
 
@@ -157,10 +179,12 @@ def _described(config: dict[str, Any], path: Path) -> tuple[Model, LabelSet]:
 
 
 def _build(kind: type[Kind], settings: Model, labels: LabelSet) -> Kind:
-    from semivss.models.zoo import build_backbone, build_head
+    from semivss.models.zoo import TRUNKS, build_backbone, build_head
 
-    backbone = build_backbone(settings)
-    return kind(backbone, build_head(settings, backbone.channels, len(labels)), labels, settings)
+    # the large models are built without memory, as all they need lies in the file; others may keep tensors that no file has
+    with torch.device("meta") if settings.backbone in TRUNKS else contextlib.nullcontext():
+        backbone = build_backbone(settings)
+        return kind(backbone, build_head(settings, backbone.channels, len(labels)), labels, settings)
 
 
 def _read_weights(path: Path, digest: object) -> dict[str, Tensor]:
@@ -181,7 +205,11 @@ def _fill(segmenter: Segmenter, state: dict[str, Tensor], path: Path) -> None:
     expected = segmenter.state_dict()
     if wrong := sorted(key for key in expected.keys() | state.keys() if _shape(expected, key) != _shape(state, key)):
         raise WeightsError(f"{path}: {len(wrong)} tensors do not fit the model in {CONFIG}, the first is {wrong[0]}; {_REMEDY}")
-    segmenter.load_state_dict(state)
+    if not any(tensor.is_meta for tensor in expected.values()):
+        segmenter.load_state_dict(state)
+        return
+    segmenter.load_state_dict({key: tensor.to(expected[key].dtype) for key, tensor in state.items()}, assign=True)
+    segmenter.to(memory_format=torch.channels_last)  # as built; a tensor that is assigned keeps the layout of the file
 
 
 def _shape(state: dict[str, Tensor], key: str) -> tuple[int, ...] | None:
