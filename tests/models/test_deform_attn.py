@@ -141,3 +141,16 @@ def test_the_smallest_maps_work(sizes):
     out = module(hidden, encoder_hidden_states=hidden, position_embeddings=torch.zeros_like(hidden), spatial_shapes_list=sizes)[0]
     assert out.shape == hidden.shape
     assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_the_gradient_of_a_frozen_part_is_not_computed(frozen, monkeypatch):
+    half = {0: "_table_gradient", 2: "_share_gradient"}[frozen]
+    inputs = [torch.randn(6, 8), torch.randint(0, 6, (4, 3), dtype=torch.int32), torch.rand(4, 3)]
+    wanted = 2 - frozen
+    inputs[wanted].requires_grad_()
+    RowSum.apply(*inputs).sum().backward()
+    before, inputs[wanted].grad = inputs[wanted].grad, None
+    monkeypatch.setattr(f"semivss.models.deform_sample.{half}", None)
+    RowSum.apply(*inputs).sum().backward()
+    assert torch.equal(inputs[wanted].grad, before)

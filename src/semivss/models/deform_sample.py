@@ -127,13 +127,18 @@ class RowSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
-        """Gradients of table and shares."""
+        """Gradients of table and shares, those alone that are wanted: a frozen part's half of the work is left out."""
         table, rows, shares = ctx.saved_tensors
+        of_table, _, of_shares = ctx.needs_input_grad
         if table.is_meta:  # only shapes are wanted
-            return torch.empty_like(table), None, torch.empty_like(shares)
+            return torch.empty_like(table) if of_table else None, None, torch.empty_like(shares) if of_shares else None
         gradient = gradients[0].contiguous()
         ends = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=torch.int32)
-        return _table_gradient(gradient, rows, shares, ends, len(table)), None, _share_gradient(gradient, rows, ends, table)
+        return (
+            _table_gradient(gradient, rows, shares, ends, len(table)) if of_table else None,
+            None,
+            _share_gradient(gradient, rows, ends, table) if of_shares else None,
+        )
 
 
 def _table_gradient(gradient: Tensor, rows: Tensor, shares: Tensor, ends: Tensor, length: int) -> Tensor:
