@@ -13,6 +13,8 @@ from torch import Tensor
 from semivss.infer.views import View
 from semivss.models.positions import resize_positions, resize_table
 from semivss.models.segmenter import Segmenter
+from semivss.posterior import class_distribution, mask_votes, resize_maps, softmax
+from semivss.tensors import MaskLogits
 
 PRECISIONS = ((torch.float32, "out32"), (torch.float64, "out64"))
 
@@ -77,7 +79,7 @@ def test_golden_backbones_head(golden):
                     "mask": torch.stack([*(masks for _, masks in output.auxiliary), output.mask_logits]),
                     "mask_final": output.mask_logits,
                     "semantic": votes(output),
-                    "prob_fullres": F.interpolate(votes(output), scale_factor=4, mode="bilinear", align_corners=False).softmax(1),
+                    "prob_fullres": distribution(output),
                 } | {f"ms{level}": feature for level, feature in enumerate(pixels.multi_scale_features)}
                 wanted = {key.split(".")[-1]: tensor for key, tensor in tensors.items() if key.startswith(f"{kind}.{number}.")}
                 assert len(wanted) >= 7
@@ -128,19 +130,32 @@ def images(tensors: dict[str, Tensor]) -> range:
     return range(count)
 
 
-def votes(output: Any) -> Tensor:
-    """Class probability times mask probability, summed over queries, in the model's precision."""
+def votes(output: MaskLogits) -> Tensor:
+    """The product's in float32; in float64, which the product never has, by hand."""
+    if output.mask_logits.dtype == torch.float32:
+        return mask_votes(output)
     classes = output.class_logits.softmax(-1)[..., :-1]
     return torch.einsum("bqc,bqhw->bchw", classes, output.mask_logits.sigmoid())
 
 
+def distribution(output: MaskLogits) -> Tensor:
+    """At four times the maps' size; likewise."""
+    if output.mask_logits.dtype == torch.float32:
+        high, wide = output.mask_logits.shape[-2:]
+        return class_distribution(output, (4 * high, 4 * wide), "softmax")
+    return F.interpolate(votes(output), scale_factor=4, mode="bilinear", align_corners=False).softmax(1)
+
+
 def window_scores(segmenter: Segmenter, image: Tensor) -> Tensor:
     output = segmenter.head(segmenter.backbone(image))  # the image is normalised already
-    return F.interpolate(votes(output), image.shape[-2:], mode="bilinear", align_corners=False)
+    return resize_maps(votes(output), tuple(image.shape[-2:]))
 
 
 def probabilities(segmenter: Segmenter, image: Tensor, test: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Scores averaged over windows, and their softmax at the original size."""
+    """Scores averaged over windows, and their softmax at the original size.
+
+    The average is the published one, of scores; the product's views average distributions (infer/views.py).
+    """
     total = count = torch.zeros((), dtype=image.dtype)
     for window in View(crop=tuple(test["crop"]), stride=tuple(test["stride"])).windows(tuple(image.shape[-2:])):
         rows, columns = slice(window.top, window.top + window.height), slice(window.left, window.left + window.width)
@@ -148,8 +163,8 @@ def probabilities(segmenter: Segmenter, image: Tensor, test: dict[str, Any]) -> 
         scores = window_scores(segmenter, image[..., rows, columns])
         total, count = total + F.pad(scores, around), count + F.pad(torch.ones_like(scores), around)
     slide = total / count
-    return slide, resized(slide, test).softmax(1)
+    return slide, softmax(resized(slide, test))
 
 
 def resized(scores: Tensor, test: dict[str, Any]) -> Tensor:
-    return F.interpolate(scores, tuple(test["ori"]), mode="bilinear", align_corners=False)
+    return resize_maps(scores, tuple(test["ori"]))
