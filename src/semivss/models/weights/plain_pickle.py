@@ -1,10 +1,12 @@
 """A pickle in, the plain values it holds out: tensors, arrays, numbers, text and containers. Nothing that it names is run.
 
 A pickle is a program whose every call names a function. `CALLS` lists what may be called, and what is called instead: functions of this
-file, which build values and do nothing else. Any other name ends the reading. `torch.load` gets the same list for its own format.
+file, which build values and do nothing else. Any other name ends the reading. What training scripts leave beside the weights (`INERT`)
+is read as something without content. `torch.load` gets the same lists for its own format.
 """
 
 import io
+import math
 import pickle
 import re
 import struct
@@ -48,7 +50,7 @@ def read_pickle(path: Path) -> object:
 def opened(value: Any) -> Any:
     """The same value with arrays and numpy's numbers as tensors and Python's numbers."""
     match value:
-        case Array():
+        case Array() | Numbers():
             return value.tensor()
         case dict():
             return {key: opened(item) for key, item in value.items()}
@@ -109,21 +111,67 @@ def _encoded(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _storage(data: bytes) -> Tensor:
+class Numbers:
+    """In place of a tensor or a storage: a file can neither call its methods nor change what it is."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise ValueError("a tensor with a state of its own")
+
+    def tensor(self) -> Tensor:
+        """Its numbers; those of a storage in one row."""
+        return self._values
+
+
+class Inert:
+    """In place of what a training script saves beside the weights: takes whatever a file gives it, and keeps nothing."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_: object, **__: object) -> "Inert":
+        return object.__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __setstate__(self, *_: object) -> None:
+        pass
+
+
+def _storage(data: bytes) -> Numbers:
     """In place of torch.storage._load_from_bytes, which would read the pickle within without any restriction; as a flat tensor."""
     storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     if not isinstance(storage, torch.TypedStorage):
         raise TypeError("no storage")
-    return torch.empty(0, dtype=storage.dtype).set_(storage)
+    return Numbers(torch.empty(0, dtype=storage.dtype).set_(storage))
 
 
-def _tensor(flat: Tensor, offset: int, size: Sequence[int], stride: Sequence[int], *_: object) -> Tensor:
-    """In place of torch._utils._rebuild_tensor_v2. Raises RuntimeError for a tensor that reaches beyond its storage."""
-    return flat.as_strided(size, stride, offset)
+def _tensor(flat: Numbers, offset: int, size: Sequence[int], stride: Sequence[int], *_: object) -> Numbers:
+    """In place of torch._utils._rebuild_tensor_v2.
+
+    Raises ValueError for a tensor of more numbers than its storage (steps of 0 make a huge one of a small file), RuntimeError for one
+    that reaches beyond it.
+    """
+    if not all(isinstance(number, int) and number >= 0 for number in (offset, *size, *stride)) or len(size) != len(stride):
+        raise ValueError("a tensor of impossible size")
+    if math.prod(size) > flat.tensor().numel():
+        raise ValueError("a tensor of more numbers than its storage holds")
+    return Numbers(flat.tensor().as_strided(size, stride, offset))
 
 
-def _parameter(tensor: Tensor, *_: object) -> Tensor:
+def _parameter(tensor: Numbers, *_: object) -> Numbers:
     return tensor
+
+
+def _bytearray(content: bytes | str = b"", *encoding: str) -> bytearray:
+    """In place of `bytearray`, which a number makes as large as it says."""
+    if not isinstance(content, bytes | str):
+        raise TypeError("a bytearray of no bytes")
+    return bytearray(content.encode(*encoding) if isinstance(content, str) else content)
 
 
 _NUMPY: dict[str, Callable[..., Any]] = {
@@ -135,7 +183,7 @@ _NUMPY: dict[str, Callable[..., Any]] = {
 }
 CALLS: dict[str, Callable[..., Any]] = _NUMPY | {
     "_codecs.encode": _encoded,
-    "builtins.bytearray": bytearray,
+    "builtins.bytearray": _bytearray,
     "builtins.complex": complex,
     "builtins.frozenset": frozenset,
     "builtins.set": set,
@@ -146,10 +194,18 @@ CALLS: dict[str, Callable[..., Any]] = _NUMPY | {
     "torch.storage._load_from_bytes": _storage,
 }
 
+INERT = (
+    "argparse.Namespace",  # the options of unilm, DeiT and MAE
+    "builtins.getattr",  # how HistoryBuffer names its own methods; here it looks nothing up
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    *(f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+    *(f"pathlib._local.{name}" for name in ("PosixPath", "WindowsPath")),
+)
+
 
 def load_torch(file: IO[bytes] | str, *, mapped: bool = False) -> object:
     """What `torch.load` reads with `weights_only`, numpy's numbers and arrays included. Raises as `read_pickle` does."""
-    stand_ins: list[Any] = [(call, name) for name, call in _NUMPY.items()]
+    stand_ins: list[Any] = [*((call, name) for name, call in _NUMPY.items()), *((Inert, name) for name in INERT)]
     try:
         with torch.serialization.safe_globals(stand_ins):
             return opened(torch.load(file, map_location="cpu", weights_only=True, mmap=mapped))
@@ -181,6 +237,8 @@ class _Call:
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         name = f"{_RENAMED.get(module, module)}.{name}"
+        if name in INERT:
+            return Inert  # as a class, which newer protocols ask for
         if (call := CALLS.get(name)) is None:
             raise ForbiddenNameError(name)
         return _Call(call)

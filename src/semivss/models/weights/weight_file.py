@@ -152,7 +152,7 @@ def _guarded(path: Path, read: Callable[[], object]) -> object:
         return read()
     except ForbiddenNameError as error:
         raise WeightsError(
-            f"{path}: holds {error.name}, which is neither tensor nor plain value and can run code, so the file was not read; "
+            f"{path}: holds {error.name}, which is neither tensor nor plain value, so the file was not read; "
             "give a state dict, best as safetensors"
         ) from error
     except DAMAGED as error:
