@@ -8,8 +8,8 @@ import pytest
 import torch
 from tests.models import published
 
-from semivss.errors import WeightsError
-from semivss.models.published_config import published_sizes
+from semivss.errors import SemivssError, WeightsError
+from semivss.models.published_config import published_head, published_sizes
 from semivss.models.published_keys import INDEX_BUFFERS, from_published, our_name, published_name, to_published
 from semivss.models.segmenter import Segmenter
 from semivss.models.weights.architecture import settings_of
@@ -120,6 +120,62 @@ def test_a_published_configuration_gives_the_preset():
         published_sizes(config | {"shared_rp_bias": True})
     with pytest.raises(WeightsError, match="'ResNet' is unknown"):
         published_sizes({"type": "ResNet"})
+
+
+ADAPTER = {
+    "img_size": 64,
+    "pretrain_size": 64,
+    "bucket_size": 4,
+    "embed_dim": 48,
+    "depth": 4,
+    "layers": 4,
+    "num_heads": 4,
+    "attention_heads": 4,
+    "ffn_embed_dim": 96,
+    "init_values": 1e-6,
+    "conv_inplane": 8,
+    "n_points": 4,
+    "deform_num_heads": 6,
+    "cffn_ratio": 0.25,
+    "deform_ratio": 0.5,
+    "interaction_indexes": [[0, 0], [1, 1], [2, 2], [3, 3]],
+}
+
+
+@pytest.mark.parametrize("kind", ["BEiTAdapter", "ViTAdapter", "OnePeaceAdapter"])
+@pytest.mark.parametrize("key", ["add_vit_feature", "use_extra_extractor", "with_cffn"])
+def test_an_adapter_of_another_build_is_refused(kind, key):
+    config = ADAPTER | {"type": kind}
+    assert published_sizes(config | {key: True, "window_attn": [False] * 4})[1].depth == 4
+    with pytest.raises(WeightsError, match=f"{key} = False is not supported; only True is"):
+        published_sizes(config | {key: False})
+
+
+def test_one_table_for_all_blocks_and_windows_where_there_are_none_are_refused():
+    with pytest.raises(WeightsError, match="use_shared_rel_pos_bias = True is not supported"):
+        published_sizes(ADAPTER | {"type": "BEiTAdapter", "use_shared_rel_pos_bias": True})
+    for kind in ("BEiTAdapter", "OnePeaceAdapter"):
+        for windowed in (True, [False, True, False, False]):
+            with pytest.raises(WeightsError, match="window_attn is not supported"):
+                published_sizes(ADAPTER | {"type": kind, "window_attn": windowed})
+    windows = published_sizes(ADAPTER | {"type": "ViTAdapter", "window_attn": [True, False] * 2, "window_size": [2] * 4})[1].windows
+    assert windows == (2, 0, 2, 0)
+
+
+@pytest.mark.parametrize("key", ["attention_heads", "layers", "embed_dim", "n_points", "deform_num_heads", "bucket_size", "deform_ratio"])
+def test_sizes_of_nothing_are_refused(key):
+    with pytest.raises(SemivssError, match="must be above 0, got"):
+        published_sizes(ADAPTER | {"type": "OnePeaceAdapter", key: 0})
+
+
+def test_attention_of_a_head_may_be_a_list_of_one():
+    def head(attention: object) -> dict:
+        return {"transformer_decoder": {"transformerlayers": {"attn_cfgs": attention}}}
+
+    assert published_head(head([{"num_heads": 8}])) == published_head(head({"num_heads": 8})) == {"heads": 8}
+    for attention in ([], [{"num_heads": 8}, {"num_heads": 4}], 3):
+        with pytest.raises(WeightsError, match="attn_cfgs must be one section"):
+            published_head(head(attention))
 
 
 def test_published_sizes_sum_up_to_the_published_counts():

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from semivss.errors import WeightsError
-from semivss.models.sizes import TrunkSizes
+from semivss.models.sizes import PATCH, TrunkSizes
 
 FAMILIES = {"BEiTAdapter": "vit_adapter", "ViTAdapter": "vit_adapter_plain", "OnePeaceAdapter": "one_peace"}
-PATCH = 16
 
 
 def published_sizes(backbone: Mapping[str, Any]) -> tuple[str, TrunkSizes]:
@@ -20,16 +19,20 @@ def published_sizes(backbone: Mapping[str, Any]) -> tuple[str, TrunkSizes]:
         WeightsError: a class that is none of the three, a missing entry, or a variant that the published models do not use.
     """
     kind = backbone.get("type")
+    if kind in FAMILIES:
+        _demand(backbone, add_vit_feature=True, use_extra_extractor=True, with_cffn=True)  # of the adapter, which all three share
     try:
         match kind:
             case "BEiTAdapter":
-                _demand(backbone, use_abs_pos_emb=False, use_rel_pos_bias=True, patch_size=PATCH)
+                _demand(backbone, use_abs_pos_emb=False, use_rel_pos_bias=True, use_shared_rel_pos_bias=False, patch_size=PATCH)
+                _demand_no_windows(backbone)
                 return FAMILIES[kind], _vit_sizes(backbone, _grid(backbone["img_size"]), backbone["init_values"], backbone["init_values"])
             case "ViTAdapter":
-                _demand(backbone, use_extra_extractor=True, add_vit_feature=True, with_cffn=True, layer_scale=True, patch_size=PATCH)
+                _demand(backbone, layer_scale=True, patch_size=PATCH)
                 return FAMILIES[kind], _vit_sizes(backbone, _grid(backbone["pretrain_size"]), 1.0, backbone.get("init_values", 0.0))
             case "OnePeaceAdapter":
                 _demand(backbone, rp_bias=True, shared_rp_bias=False)
+                _demand_no_windows(backbone)
                 return FAMILIES[kind], _one_peace_sizes(backbone)
     except KeyError as error:
         raise WeightsError(f"backbone {kind}: the configuration lacks {error.args[0]}; add it as the model was trained with") from error
@@ -42,7 +45,8 @@ def published_head(head: Mapping[str, Any]) -> dict[str, int]:
     """Sizes of the recipe's section mask2former, from the section decode_head; what it leaves to its bases is left out.
 
     Raises:
-        WeightsError: heads of the two decoders differ, or other points than 4, which transformers' modules cannot have.
+        WeightsError: heads of the two decoders differ, other points than 4, which transformers' modules cannot have, or sections of
+            another form.
     """
     encoder = _at(head, "pixel_decoder", "encoder")
     decoder = _at(head, "transformer_decoder")
@@ -65,9 +69,16 @@ def published_head(head: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _at(section: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """A section within; empty where there is none. mmcv also takes a list of sections, one for each part of a layer."""
     for key in keys:
         inner = section.get(key)
-        section = inner if isinstance(inner, Mapping) else {}
+        if inner is None:
+            inner = {}
+        if isinstance(inner, list | tuple) and len(inner) == 1:
+            inner = inner[0]
+        if not isinstance(inner, Mapping):
+            raise WeightsError(f"decode_head: {key} must be one section, got {inner!r:.60}; write the one of all layers")
+        section = inner
     return section
 
 
@@ -115,6 +126,13 @@ def _adapter_sizes(backbone: Mapping[str, Any]) -> dict[str, Any]:
 def _grid(pixels: int | Sequence[int]) -> tuple[int, int]:
     high, wide = (pixels, pixels) if isinstance(pixels, int) else pixels
     return high // PATCH, wide // PATCH
+
+
+def _demand_no_windows(backbone: Mapping[str, Any]) -> None:
+    """BEiT and ONE-PEACE attend to the whole image here."""
+    windowed = backbone.get("window_attn") or False
+    if windowed is True or (isinstance(windowed, list | tuple) and any(windowed)):
+        raise WeightsError(f"backbone {backbone['type']}: window_attn is not supported; only ViTAdapter may have windows")
 
 
 def _demand(backbone: Mapping[str, Any], **wanted: object) -> None:

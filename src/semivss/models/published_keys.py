@@ -51,15 +51,22 @@ _MERGED = re.compile(r"(head\.transformer\.decoder\.layers\.\d+\.self_attn)\.in_
 _SPLIT = re.compile(r"(head\.transformer\.decoder\.layers\.\d+\.self_attn)\.[qkv]_proj\.(weight|bias)")
 
 
+def thirds(name: str, merged: Tensor) -> tuple[Tensor, ...]:
+    """Queries', keys' and values' part of a tensor that holds all three. Raises ValueError for one that cannot be divided so."""
+    if merged.ndim == 0 or len(merged) % 3 or not len(merged):
+        raise ValueError(f"{name} of shape {list(merged.shape)} cannot hold queries, keys and values")
+    return merged.chunk(3)
+
+
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Ours; index buffers are left out, names that no published model has are kept as they are."""
+    """Ours; index buffers are left out, names that no published model has are kept as they are. Raises ValueError as `thirds` does."""
     ours: dict[str, Tensor] = {}
     for published, tensor in state.items():
         if published.endswith(INDEX_BUFFERS):
             continue
         name = our_name(published)
         if merged := _MERGED.fullmatch(name):
-            ours |= {f"{merged[1]}.{part}.{merged[2]}": piece for part, piece in zip(_PARTS, tensor.chunk(3), strict=True)}
+            ours |= {f"{merged[1]}.{part}.{merged[2]}": piece for part, piece in zip(_PARTS, thirds(published, tensor), strict=True)}
         else:
             ours[name] = tensor
     return ours

@@ -4,6 +4,16 @@ from dataclasses import dataclass
 
 from semivss.errors import RecipeError
 
+PATCH = 16  # pixels a side, of all trunks
+
+
+def _demand_positive(where: str, sizes: object, *names: str) -> None:
+    """Raise RecipeError for a size, or one of several, that is not above 0."""
+    for name in names:
+        value = getattr(sizes, name)
+        if not all(number > 0 for number in (value if isinstance(value, tuple | list) else (value,))):
+            raise RecipeError(f"{where}: {name} must be above 0, got {list(value) if isinstance(value, tuple) else value}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkSizes:
@@ -25,6 +35,8 @@ class TrunkSizes:
     injector_scale: float = 1e-6  # start value of the factor on what an injector adds
 
     def __post_init__(self) -> None:
+        _demand_positive("model.trunk", self, "width", "depth", "heads", "feedforward", "grid", "prior", "points", "deform_heads")
+        _demand_positive("model.trunk", self, "deform_ratio", "conv_ratio")
         inner = int(self.width * self.deform_ratio)
         if self.width % self.heads:
             raise RecipeError(f"model.trunk: width {self.width} must be a multiple of heads {self.heads}")
@@ -49,6 +61,7 @@ class SwinSizes:
     window: int  # patches a side
 
     def __post_init__(self) -> None:
+        _demand_positive("model.swin", self, "width", "depths", "heads", "window")
         if len(self.depths) != 4 or len(self.heads) != 4:
             raise RecipeError(f"model.swin: depths {list(self.depths)} and heads {list(self.heads)} need four numbers each")
         if wrong := [heads for stage, heads in enumerate(self.heads) if (self.width << stage) % heads]:
