@@ -22,9 +22,7 @@ from semivss.models.deform_sample import Sizes, cell_centres
 from semivss.models.positions import Grid
 from semivss.models.pyramid import Pyramid
 from semivss.models.sizes import TrunkSizes
-from semivss.models.trunk import Trunk, as_map, grid_of, initialise, patches_of
-
-EPS = 1e-6  # of the layer norms
+from semivss.models.trunk import EPS, Trunk, as_map, grid_of, initialise, patches_of
 
 
 class Adapter(Pyramid):

@@ -1,7 +1,7 @@
 """Normalised frames in, tokens (BeitTrunk) or a pyramid (Beit) out: BEiT (arXiv 2106.08254) at any image size.
 
 Parameters have their published names, those of `beit.*` in timm and of `backbone.` in segmentation checkpoints; the index buffers of
-those do not exist here.
+those do not exist here. timm's own blocks are not used: each keeps an index buffer of all pairs of tokens and serves one grid alone.
 """
 
 import torch
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from semivss.models.positions import Grid, relative_bias, resize_table
 from semivss.models.pyramid import Pyramid
 from semivss.models.sizes import TrunkSizes
-from semivss.models.trunk import FeedForward, PatchEmbedding, Trunk, as_map, attend, drop_rates, grid_of, initialise, patches_of
-
-EPS = 1e-6  # of the layer norms
+from semivss.models.trunk import EPS, FeedForward, PatchEmbedding, Trunk, as_map, attend, drop_rates, grid_of, initialise, patches_of
 
 
 class BeitTrunk(Trunk):
@@ -75,7 +73,8 @@ class BeitAttention(nn.Module):
         """Same shape."""
         qkv = F.linear(tokens, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
         table = resize_table(self.relative_position_bias_table, self.grid, grid)
-        mixed: Tensor = self.proj(attend(qkv, self.heads, relative_bias(table.to(qkv.dtype), grid)))
+        query, key, value = qkv.chunk(3, -1)
+        mixed: Tensor = self.proj(attend(query, key, value, self.heads, relative_bias(table.to(qkv.dtype), grid)))
         return mixed
 
 

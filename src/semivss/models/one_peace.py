@@ -124,8 +124,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "B T D"], table: Float[Tensor, "R G"], grid: Grid) -> Float[Tensor, "B T D"]:
         """Same shape; `table` is the grid's."""
-        qkv = torch.cat([project(tokens) for project in (self.q_proj, self.k_proj, self.v_proj)], -1)
-        mixed: Tensor = self.out_proj(self.ln(attend(qkv, self.heads, relative_bias(table.to(qkv.dtype), grid))))
+        query, key, value = (project(tokens) for project in (self.q_proj, self.k_proj, self.v_proj))
+        mixed: Tensor = self.out_proj(self.ln(attend(query, key, value, self.heads, relative_bias(table.to(query.dtype), grid))))
         return mixed
 
 

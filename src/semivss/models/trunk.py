@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from semivss.models.positions import Grid
+from semivss.models.sizes import PATCH
 
-PATCH = 16  # pixels a side
+EPS = 1e-6  # of the layer norms of BEiT, plain ViT and adapter
 
 
 class Trunk(nn.Module):
@@ -64,9 +65,15 @@ class FeedForward(nn.Module):
         return result
 
 
-def attend(qkv: Float[Tensor, "B T D3"], heads: int, bias: Float[Tensor, "1 G T T"] | None = None) -> Float[Tensor, "B T D"]:
-    """Softmax attention among tokens whose queries, keys and values lie side by side; `bias` is added to the logits of every image."""
-    query, key, value = torch.unflatten(qkv, -1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+def attend(
+    query: Float[Tensor, "B T D"],
+    key: Float[Tensor, "B T D"],
+    value: Float[Tensor, "B T D"],
+    heads: int,
+    bias: Float[Tensor, "1 G T T"] | None = None,
+) -> Float[Tensor, "B T D"]:
+    """Softmax attention among tokens, G heads side by side in D; `bias` is added to the logits of every image."""
+    query, key, value = (torch.unflatten(part, -1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
 
 

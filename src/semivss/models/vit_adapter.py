@@ -14,9 +14,7 @@ from semivss.models.adapter import Adapter
 from semivss.models.beit import BeitTrunk
 from semivss.models.positions import Grid, resize_positions
 from semivss.models.sizes import TrunkSizes
-from semivss.models.trunk import FeedForward, PatchEmbedding, Trunk, attend, drop_rates, grid_of, initialise
-
-EPS = 1e-6  # of the layer norms
+from semivss.models.trunk import EPS, FeedForward, PatchEmbedding, Trunk, attend, drop_rates, grid_of, initialise
 
 
 def beit_adapter(sizes: TrunkSizes, *, drop_path: float = 0.0) -> Adapter:
@@ -84,7 +82,8 @@ class WholeAttention(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "B N D"], grid: Grid) -> Float[Tensor, "B N D"]:
         """Same shape."""
-        mixed: Tensor = self.proj(attend(self.qkv(tokens), self.heads))
+        query, key, value = self.qkv(tokens).chunk(3, -1)
+        mixed: Tensor = self.proj(attend(query, key, value, self.heads))
         return mixed
 
 
@@ -109,7 +108,8 @@ class WindowAttention(nn.Module):
         qkv = F.pad(qkv, (0, 0, 0, -wide % side, 0, -high % side))
         rows, columns = qkv.shape[1] // side, qkv.shape[2] // side
         windows = qkv.view(-1, rows, side, columns, side, qkv.shape[-1]).transpose(2, 3)  # B, rows, columns, k, k, 3 D
-        mixed = attend(windows.flatten(3, 4).flatten(0, 2), self.heads)
+        query, key, value = windows.flatten(3, 4).flatten(0, 2).chunk(3, -1)
+        mixed = attend(query, key, value, self.heads)
         whole = mixed.view(-1, rows, columns, side, side, mixed.shape[-1]).transpose(2, 3).flatten(3, 4).flatten(1, 2)
         result: Tensor = self.proj(whole[:, :high, :wide].flatten(1, 2))
         return result
