@@ -1,6 +1,6 @@
 """A module in; the same module, which in training keeps its inputs alone and computes the rest anew for the gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,18 @@ def recompute(module: nn.Module) -> None:
     """
     # transformers' and our own layers alike are called by code that does not know of this, so it cannot be a wrapper with another name
     setattr(module, "forward", partial(_twice, module.forward))  # noqa: B010  # mypy: a method is no variable
+
+
+def recompute_all(modules: Iterable[nn.Module]) -> None:
+    """`recompute` each of them."""
+    for module in modules:
+        recompute(module)
+
+
+def without_statistics(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those that keep no running statistics, inside them either: what may be computed twice."""
+    kinds = nn.modules.batchnorm._NormBase  # of batch and instance norms
+    return [module for module in modules if not any(isinstance(part, kinds) and part.track_running_stats for part in module.modules())]
 
 
 def alter_recomputed(module: nn.Module, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

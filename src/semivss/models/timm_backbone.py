@@ -1,6 +1,7 @@
 """Normalised frames in, feature maps of stride 4, 8, 16, 32 out: any model of timm that has such stages."""
 
 import difflib
+from collections.abc import Iterator
 from typing import Any
 
 import timm
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from semivss.errors import WeightsError
 from semivss.models.pyramid import Pyramid
+from semivss.models.recompute import without_statistics
 from semivss.models.strides import STRIDES, demand_strides
 
 
@@ -45,6 +47,19 @@ class TimmBackbone(Pyramid):
         maps = self.body(frames)
         picked = (maps[pick] for pick in self._picks)
         return tuple(level.permute(0, 3, 1, 2).contiguous() if self._channels_last else level for level in picked)
+
+    def units(self) -> list[nn.Module]:
+        """See Pyramid: timm's blocks, which are called so, as far as they have no batch norms."""
+        return without_statistics(_blocks(self.body))
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost ones."""
+    for part in module.children():
+        if type(part).__name__.endswith("Block"):
+            yield part
+        else:
+            yield from _blocks(part)
 
 
 def _create(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:

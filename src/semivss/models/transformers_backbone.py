@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from semivss.errors import RecipeError
 from semivss.models.pyramid import Pyramid
+from semivss.models.recompute import without_statistics
 from semivss.models.strides import demand_strides
 
 KINDS = ("convnext", "convnextv2", "hgnet_v2", "maskformer-swin", "pvt_v2", "resnet", "swin", "swinv2")
@@ -59,6 +60,11 @@ class TransformersBackbone(Pyramid):
         """See Pyramid."""
         maps: tuple[Tensor, ...] = self.body(frames).feature_maps
         return maps
+
+    def units(self) -> list[nn.Module]:
+        """See Pyramid: what transformers keeps on one device, where that has no batch norms."""
+        whole = self.body._no_split_modules or ()
+        return without_statistics(module for module in self.body.modules() if type(module).__name__ in whole)
 
 
 def known_settings(kind: str) -> frozenset[str]:

@@ -10,7 +10,7 @@ from torch import nn
 from semivss.data.labels import LabelSet
 from semivss.errors import RecipeError, WeightsError
 from semivss.models.pyramid import Pyramid
-from semivss.models.recompute import recompute
+from semivss.models.recompute import recompute_all
 from semivss.models.segmenter import Segmenter
 from semivss.models.sizes import SwinSizes, TrunkSizes
 from semivss.models.weights.lite0 import LITE0
@@ -84,8 +84,7 @@ def build_backbone(model: Model) -> Pyramid:
     """The pyramid `model.backbone` names, with `model.weights` loaded when they are given. Raises as `build_segmenter`."""
     backbone = _new_backbone(model)
     if model.recompute:
-        for unit in backbone.units():
-            recompute(unit)
+        recompute_all(backbone.units())
     if model.weights is not None:
         from semivss.models.weights.load import load_backbone_weights
 
@@ -182,6 +181,5 @@ def build_head(model: Model, inputs: tuple[int, ...], classes: int) -> nn.Module
 
             head = Mask2Former(inputs, classes, model.mask2former, model.class_rows)
             if model.recompute:
-                for unit in head.units():
-                    recompute(unit)
+                recompute_all(head.units())
             return head
