@@ -5,7 +5,7 @@ of their probabilities is exp(l1) + exp(l2) over the same total, so the class's 
 classifier gives. The rows therefore stay as they were learned, and are merged here.
 """
 
-import warnings
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -13,9 +13,6 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from semivss.full_precision import full_precision
-
-warnings.filterwarnings("ignore", r"index_reduce\(\) is in beta")  # once a process, in the middle of a user's output
-NEW_BIAS = -20.0  # of the row of a class that the classifier never learned: probability 2e-9 at most, and yet a full gradient
 
 
 def merge_rows(logits: Shaped[Tensor, "..."], rows: Sequence[int], classes: int, dim: int = -1) -> Shaped[Tensor, "..."]:
@@ -27,11 +24,23 @@ def merge_rows(logits: Shaped[Tensor, "..."], rows: Sequence[int], classes: int,
         classes: number of classes.
         dim: of the rows.
     """
+    dim %= logits.ndim
+    groups, places = _groups(tuple(rows), classes, logits.device)
     with full_precision(logits):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        index = torch.tensor(rows, device=logits.device)
-        shape = list(logits.shape)
-        shape[dim] = classes
-        peak = logits.new_full(shape, -torch.inf).index_reduce_(dim, index, logits.detach(), "amax")
-        sums = logits.new_zeros(shape).index_add_(dim, index, (logits - peak.index_select(dim, index)).exp())
-        return peak + sums.log()
+        # classes of equally many rows at once: no padding, and every row is read once, so the gradient is the same each time on a GPU too
+        parts = [torch.unflatten(logits.index_select(dim, index.flatten()), dim, index.shape).logsumexp(dim + 1) for index in groups]
+        return torch.cat(parts, dim).index_select(dim, places)
+
+
+@functools.lru_cache(maxsize=32)
+def _groups(rows: tuple[int, ...], classes: int, device: torch.device) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Rows of the classes that have 1, 2, ... of them, one line a class; and where each class comes out, all groups in one line."""
+    of_class: list[list[int]] = [[] for _ in range(classes)]
+    for row, goal in enumerate(rows):
+        of_class[goal].append(row)
+    members = [[goal for goal in range(classes) if len(of_class[goal]) == count] for count in sorted(set(map(len, of_class)))]
+    order = [goal for group in members for goal in group]
+    with torch.inference_mode(False):  # what prediction made first must serve training too
+        groups = tuple(torch.tensor([of_class[goal] for goal in group], device=device) for group in members)
+        return groups, torch.tensor(order, device=device).argsort()

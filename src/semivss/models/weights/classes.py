@@ -1,7 +1,8 @@
 """The classes of somebody's classifier and those that are wanted in; which row counts for which class out, and the rows themselves.
 
 Classes are matched through a shipped label map where there is one for the two sets, otherwise by equal names. Several rows may count for
-one class: `class_rows.py` adds up their probabilities. Rows that no class wants count for none; a class that no row fits gets a new one.
+one class: `class_rows.py` adds up their probabilities. Rows that no class wants count for none; a class that no row fits gets one of a
+fresh classifier.
 """
 
 import re
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from semivss.class_rows import NEW_BIAS
 from semivss.data.labels import IGNORE, LabelSet, distinct_colors, label_map_names, label_set, load_label_map
 from semivss.models.weights.weight_file import some
 
@@ -44,6 +44,11 @@ class ClassPlan:
             return None
         known = (self.classes if row is None else row for row in self.wanted if row is not None or head == "mask2former")
         return (*known, *self.fresh())
+
+    def new(self, head: str) -> slice:
+        """Rows of such a model that start anew, of a classifier that keeps some."""
+        every = self.rows(head) or ()
+        return slice(len(every) - len(self.fresh()), len(every))
 
 
 def plan_classes(source: LabelSet | None, count: int | None, target: LabelSet, own_rows: Sequence[int] | None = None) -> ClassPlan:
@@ -80,21 +85,23 @@ def plan_classes(source: LabelSet | None, count: int | None, target: LabelSet, o
     return ClassPlan(plan.wanted, classes, ", ".join(parts))
 
 
-def adapt_classifier(state: Mapping[str, Tensor], plan: ClassPlan, head: str) -> dict[str, Tensor]:
-    """The state with the classifier's rows as `plan.rows` says; without a classifier where all starts anew. Nothing is written over."""
+def adapt_classifier(state: Mapping[str, Tensor], plan: ClassPlan, head: str, model: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with the classifier's rows as `plan.rows` says, of which the new ones are those that `model` was built with.
+
+    Without a classifier where all starts anew; as it is where the model's is of another width. Nothing is written over.
+    """
     adapted = dict(state)
     if plan.wanted is None:
         for name in (WEIGHT, BIAS):
             adapted.pop(name, None)
         return adapted
-    if plan.same or WEIGHT not in state:
+    if plan.same or any(name not in state or state[name].shape[1:] != model[name].shape[1:] for name in (WEIGHT, BIAS)):
         return adapted
-    weight, bias = state[WEIGHT], state[BIAS]
     kept = [number for number, goal in enumerate(plan.wanted) if goal is not None or head == "mask2former"]
-    fresh = len(plan.fresh())
     last = slice(len(plan.wanted), None)  # "no object", where the head has it
-    adapted[WEIGHT] = torch.cat([weight[kept], weight.new_zeros(fresh, *weight.shape[1:]), weight[last]])
-    adapted[BIAS] = torch.cat([bias[kept], bias.new_full((fresh,), NEW_BIAS), bias[last]])
+    for name in (WEIGHT, BIAS):
+        parts = (state[name][kept], model[name][plan.new(head)], state[name][last])
+        adapted[name] = torch.cat([part for part in parts if len(part)])  # a model without memory has rows of nothing, and cannot be joined
     return adapted
 
 

@@ -12,20 +12,21 @@ from semivss.data.labels import LabelSet, label_set
 from semivss.digest import file_sha256
 from semivss.errors import WeightsError
 from semivss.models.folder import Origin, save_segmenter
+from semivss.models.positions import Grid
 from semivss.models.segmenter import Segmenter
 from semivss.models.weights.architecture import settings_of
 from semivss.models.weights.classes import BIAS, WEIGHT, nameless_set
 from semivss.models.weights.colours import normalisation
 from semivss.models.weights.given import given_settings
-from semivss.models.weights.load import LoadReport, Start, load_start, own_classes, with_classes
+from semivss.models.weights.load import LoadReport, Start, load_start, not_filled, own_classes, with_classes
 from semivss.models.weights.recognise import Recognised, open_recognised
 from semivss.models.weights.shapes import read_sizes
-from semivss.models.weights.weight_file import CONFIG, some
-from semivss.models.zoo import build_segmenter
+from semivss.models.weights.weight_file import CONFIG
+from semivss.models.zoo import build_segmenter, trunk_sizes
 from semivss.progress import say
+from semivss.settings import Model
 
-_COUNTER = "num_batches_tracked"  # of batch norms; some files lack it, and no result needs it
-_MAY_LACK = {"vit": ("gamma1", "gamma2")}  # factors that a plain ViT has none of; they start at 1
+_SILENT = -20.0  # bias of a class that the classifier never learned: probability 2e-9 at most
 
 
 def convert(
@@ -61,15 +62,18 @@ def convert(
     given = None if source_classes is None else _classes(source_classes)
     tree = given_settings(preset, config, overrides)
     found = open_recognised(path)
+    if given is not None and found.label_set is not None:
+        raise WeightsError(f"{path}: names its classes itself ({found.label_set.name}); leave --source-classes out")
     settings = settings_of(found, tree)
     source = own_classes(found, given)
     target = _target(found, source, wanted)
-    start = with_classes(found, settings.head, target, source)
+    start = replace(with_classes(found, settings.head, target, source), grid=_given_grid(found, settings))
     with torch.random.fork_rng(devices=[]):  # what starts anew does so in the same way each time
         torch.manual_seed(0)
         segmenter = build_segmenter(settings.model_copy(update={"class_rows": start.rows(settings.head)}), target)
     report = load_start(segmenter, start, str(path), quiet=True)
-    report = replace(report, notes=(*start.notes, *_demand_complete(start, report)))
+    _silence(segmenter, start)
+    report = replace(report, notes=(*start.notes, *_new_parts(start, report)))
     _normalise(segmenter, found)
     save_segmenter(segmenter.eval(), out, Origin({file.name: file_sha256(file) for file in found.file.files}, found.says(), report.notes))
     say(report.line())
@@ -100,17 +104,24 @@ def _target(found: Recognised, source: LabelSet | None, wanted: LabelSet | None)
     return wanted or source or nameless_set(count or 0)
 
 
-def _demand_complete(start: Start, report: LoadReport) -> tuple[str, ...]:
-    """What starts anew, in words. Raises WeightsError where a part is missing that weights of this family have."""
-    may_lack = (_COUNTER, *_MAY_LACK.get(start.found.family, ()), *((WEIGHT, BIAS) if start.plan and start.plan.wanted is None else ()))
-    absent = [name for name in (*report.missing, *report.mismatched) if not name.endswith(may_lack)]
-    expected = (start.found.part, *(("head.",) if start.plan else ()))
-    if needed := [name for name in absent if name.startswith(expected)]:
-        raise WeightsError(
-            f"{start.found.path}: incomplete, {len(needed)} tensors of {start.found.says()} are missing or of another shape "
-            f"({some(needed)}); get the file again, or give the configuration of this model"
-        )
-    parts = ["the adapter"] * any(name.startswith(("backbone.spm.", "backbone.fpn")) for name in absent)
+def _silence(segmenter: Segmenter, start: Start) -> None:
+    """Let classes that the weights do not know keep out of predictions that come before any training."""
+    if start.plan is not None and start.plan.wanted is not None and start.plan.fresh():
+        new = start.plan.new(segmenter.settings.head)
+        with torch.no_grad():
+            segmenter.get_parameter(WEIGHT)[new] = 0.0
+            segmenter.get_parameter(BIAS)[new] = _SILENT
+
+
+def _given_grid(found: Recognised, settings: Model) -> Grid | None:
+    """Of the positions of a whole model, which is converted to one of the same grid; those of a trunk alone are resized to the model's."""
+    sizes = trunk_sizes(settings)
+    return sizes.grid if sizes is not None and found.part == "backbone." else None
+
+
+def _new_parts(start: Start, report: LoadReport) -> tuple[str, ...]:
+    """What starts anew, in words."""
+    parts = ["the adapter"] * any(name.startswith(("backbone.spm.", "backbone.fpn")) for name in not_filled(report))
     parts += ["the head"] * (start.plan is None)
     return (f"{' and '.join(parts)} start{'s' * (len(parts) == 1)} anew: train the model before it predicts",) if parts else ()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from semivss.models.positions import Grid, resize_positions, resize_table
+from semivss.models.positions import SPECIAL, Grid, resize_positions, resize_table
 from semivss.models.weights.lite0 import lite_names
 from semivss.models.weights.shapes import square_side, table_side
 
@@ -53,16 +53,21 @@ def _fitted(tensors: State, pairs: Mapping[str, str], state: State, target: Grid
 
 
 def _resized(name: str, tensor: Tensor, wanted: Tensor, target: Grid | None, source: Grid | None) -> Tensor:
-    """A table or positions in the shape of `wanted`; any other tensor as it is."""
-    if target is None or tensor.shape == wanted.shape or tensor.ndim != wanted.ndim or tensor.shape[-1] != wanted.shape[-1]:
+    """A table or positions for the grid `target`, whatever their shape: 16 patches may be 4 x 4 or 2 x 8; any other tensor as it is."""
+    if target is None or not name.endswith((*_TABLES, *_POSITIONS)):
         return tensor
-    if name.endswith(_TABLES) and (grid := source or _square(table_side(len(tensor)))):
-        return resize_table(tensor, grid, target)
+    if tensor.ndim != wanted.ndim or tensor.ndim < 2 or tensor.shape[-1] != wanted.shape[-1]:
+        return tensor
+    if name.endswith(_TABLES):
+        grid = source or _square(table_side(len(tensor)))
+        if grid is not None and grid != target and len(tensor) == (2 * grid[0] - 1) * (2 * grid[1] - 1) + SPECIAL:
+            return resize_table(tensor, grid, target)
     if name.endswith(_POSITIONS):
         flat = tensor.flatten(0, -2)
-        if square_side(len(flat)):  # of a ViT without class token
+        if source is None and square_side(len(flat)):  # of a ViT without class token
             flat = torch.cat([torch.zeros_like(flat[:1]), flat])
-        if grid := source or _square(square_side(len(flat) - 1)):
+        grid = source or _square(square_side(len(flat) - 1))
+        if grid is not None and len(flat) == grid[0] * grid[1] + 1 and (grid != target or tensor.shape != wanted.shape):
             return torch.cat([flat[:1], resize_positions(flat[1:], grid, target)]).view(wanted.shape)
     return tensor
 

@@ -11,7 +11,7 @@ import torch
 from semivss.models.weights.architecture import lacking, presets_for, settings_of, shape_settings
 from semivss.models.weights.classes import named_set, nameless_set
 from semivss.models.weights.given import given_settings
-from semivss.models.weights.load import matched, with_classes
+from semivss.models.weights.load import matched, not_filled, with_classes
 from semivss.models.weights.recognise import Recognised, demand_known, open_recognised
 from semivss.models.weights.shapes import read_sizes
 from semivss.models.weights.weight_file import some
@@ -83,7 +83,7 @@ def _compared(found: Recognised, model: Model) -> dict[str, str]:
     with torch.device("meta"):
         segmenter = build_segmenter(model.model_copy(update={"class_rows": start.rows(model.head)}), classes)
     report, _ = matched(segmenter, start, str(found.path))
-    lost = [name for name in (*report.missing, *report.mismatched) if not name.endswith("num_batches_tracked")]
+    lost = not_filled(report)
     anew = [name for name in lost if not name.startswith((found.part, "head."))]  # the adapter of a trunk alone
     missing = _listed([name for name in lost if name not in anew])
     return {"missing": missing, "anew": _listed(anew) if anew else "", "unused": _listed(report.unexpected)}

@@ -3,7 +3,7 @@
 A trunk that was pre-trained at another image size gets its positions resized once, as published. docs/weights.md tells what is known.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from semivss.data.labels import LabelSet
 from semivss.errors import WeightsError
 from semivss.models.positions import Grid
 from semivss.models.segmenter import Segmenter
-from semivss.models.weights.classes import ClassPlan, adapt_classifier, named_set, plan_classes
+from semivss.models.weights.classes import BIAS, WEIGHT, ClassPlan, adapt_classifier, named_set, plan_classes
 from semivss.models.weights.fit import Fit, fit_by_likeness, fit_by_name
 from semivss.models.weights.lite0 import LITE0, LITE0_BACKBONE, LITE0_INSTALL, lite0_file
 from semivss.models.weights.recognise import Recognised, open_recognised
@@ -23,6 +23,9 @@ from semivss.progress import say
 
 _ENOUGH = 0.5  # share of the backbone below which a file is taken for that of another model, whose stem happens to fit
 _NOT_COMPARED = {"grid", "classes"}  # positions are resized, classifiers adapted
+_COUNTER = "num_batches_tracked"  # of batch norms; some files lack it, and no result needs it
+_MAY_LACK = {"vit": ("gamma1", "gamma2")}  # factors that a plain ViT has none of; they start at 1
+_OF_ANY_BACKBONE = ("timm", "other")  # whose names tell no family, so nobody can say what such a file should have
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Start:
     found: Recognised
     plan: ClassPlan | None = None  # of the classifier; none = there is no head to use
     notes: tuple[str, ...] = ()
+    grid: Grid | None = None  # of patches that its positions are for, where the user says it; none = a square one, or as its folder says
 
     def rows(self, head: str) -> tuple[int, ...] | None:
         """`model.class_rows` of a model with these weights and this kind of head."""
@@ -89,8 +93,7 @@ def with_classes(found: Recognised, head: str, label_set: LabelSet, source: Labe
         bare = {name: tensor for name, tensor in found.state.items() if not name.startswith("head.")}
         return Start(replace(found, state=bare), notes=(f"its {kind} head is not used, for the model has a {head} head",))
     plan = plan_classes(source, read_sizes(found.state).get("classes"), label_set, found.model.class_rows if found.model else None)
-    adapted = replace(found, state=adapt_classifier(found.state, plan, head))
-    return Start(adapted, plan, (f"classes: {plan.said}",))
+    return Start(found, plan, (f"classes: {plan.said}",))
 
 
 def load_backbone_weights(backbone: nn.Module, weights: str) -> LoadReport:
@@ -120,9 +123,11 @@ def load_start(module: nn.Module, start: Start, source: str, *, quiet: bool = Fa
     """Fill a Segmenter, or a backbone alone, in place from recognised weights, and say in one line what fitted.
 
     Raises:
-        WeightsError: other sizes, less than half of the backbone, or values that are not finite. The module is unchanged then.
+        WeightsError: other sizes, less than half of the backbone, a part missing that weights of this family have, or values that are
+            not finite. The module is unchanged then.
     """
     report, tensors = matched(module, start, source)
+    _demand_complete(start, not_filled(report, "" if isinstance(module, Segmenter) else "backbone."))
     demand_finite(start.found.path, tensors)
     module.load_state_dict(tensors, strict=False)
     if not quiet:
@@ -132,11 +137,15 @@ def load_start(module: nn.Module, start: Start, source: str, *, quiet: bool = Fa
 
 def matched(module: nn.Module, start: Start, source: str) -> tuple[LoadReport, dict[str, Tensor]]:
     """What `load_start` would say, and load. The module may be on the meta device. Raises as `load_start` does, but looks at no value."""
-    found, whole = start.found, isinstance(module, Segmenter)
+    whole = isinstance(module, Segmenter)
     lead = "" if whole else "backbone."
     state = {lead + name: tensor for name, tensor in module.state_dict().items() if not whole or name not in ("mean", "std")}
     state = state if start.plan else {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
-    fit = _fit(module, found, state)
+    if start.plan:
+        kind = "mask2former" if SEEDS in start.found.state else "pixel"
+        start = replace(start, found=replace(start.found, state=adapt_classifier(start.found.state, start.plan, kind, state)))
+    found = start.found
+    fit = _fit(module, found, state, _own_grid(found) or start.grid)
     _demand_fit(start, fit, state, source)
     names = fit.tensors.keys() | set(fit.mismatched)
     report = LoadReport(
@@ -152,11 +161,30 @@ def matched(module: nn.Module, start: Start, source: str) -> tuple[LoadReport, d
     return report, {name.removeprefix(lead): tensor for name, tensor in fit.tensors.items()} | normalisation
 
 
-def _fit(module: nn.Module, found: Recognised, state: Mapping[str, Tensor]) -> Fit:
+def not_filled(report: LoadReport, lead: str = "") -> tuple[str, ...]:
+    """What the file does not fill, by the names of a whole model: `lead` is what the module's names leave out in front."""
+    return tuple(lead + name for name in (*report.missing, *report.mismatched) if not name.endswith(_COUNTER))
+
+
+def _demand_complete(start: Start, absent: Sequence[str]) -> None:
+    """Raise WeightsError where a part is missing that weights of this family have."""
+    found = start.found
+    if found.family in _OF_ANY_BACKBONE:
+        return
+    may_lack = (*_MAY_LACK.get(found.family, ()), *((WEIGHT, BIAS) if start.plan and start.plan.wanted is None else ()))
+    expected = (found.part, *(("head.",) if start.plan else ()))
+    if needed := [name for name in absent if name.startswith(expected) and not name.endswith(may_lack)]:
+        raise WeightsError(
+            f"{found.path}: incomplete, {len(needed)} tensors of {found.says()} are missing or of another shape "
+            f"({some(needed)}); get the file again, or give the configuration of this model"
+        )
+
+
+def _fit(module: nn.Module, found: Recognised, state: Mapping[str, Tensor], source: Grid | None) -> Fit:
     """Under our names where the family has them; under the file's own where those fit better."""
     backbone = module.backbone if isinstance(module, Segmenter) else module
     target = getattr(getattr(backbone, "trunk", None), "grid", None)
-    direct = fit_by_name(found.state, state, target, _own_grid(found))
+    direct = fit_by_name(found.state, state, target, source)
     if len(direct.tensors) >= _ENOUGH * len(_filled(found, state)):
         return replace(direct, unexpected=tuple(sorted({*found.unused, *direct.unexpected})))
     theirs = found.state if found.family in ("timm", "other") else found.file.tensors
