@@ -12,7 +12,7 @@ from typing import Any
 from semivss.errors import RecipeError, WeightsError
 from semivss.models.sizes import TrunkSizes
 from semivss.models.weights.recognise import Recognised, demand_known
-from semivss.models.weights.shapes import read_sizes, read_swin
+from semivss.models.weights.shapes import SEEDS, read_sizes, read_swin
 from semivss.models.zoo import TRUNKS, swin_section
 from semivss.recipe import checked
 from semivss.settings import Model
@@ -48,7 +48,10 @@ def settings_of(found: Recognised, tree: Mapping[str, Any]) -> Model:
             raise WeightsError(f"{where}: says its sizes itself; leave --preset and --config out")
         return checked(Model, where, **(_dumped(found.model) | dict(tree)))
     if found.family in _FAMILIES:
-        return _complete(tree, _family(found, tree.get("backbone")), _sizes(found), found.path)
+        sizes = _sizes(found)
+        if SEEDS in found.state and "mask2former.channels" not in sizes:
+            raise WeightsError(f"{where}: damaged: its Mask2Former head lacks tensors, or they have impossible shapes; get the file again")
+        return _complete(tree, _family(found, tree.get("backbone")), sizes, found.path)
     if found.family == "swin":
         return checked(Model, where, **(_swin(found) | dict(tree)))
     name = tree.get("backbone") or (f"timm/{architecture}" if (architecture := found.file.config.get("architecture")) else None)
@@ -83,6 +86,8 @@ def shape_settings(found: Recognised) -> Model | None:
         return None if lacking(found) else settings_of(found, {})
     family, sizes = families[0], _sizes(found)
     depth, product = sizes.get("depth", 0), sizes.get("heads_x_points", 4)
+    if depth < 4:  # of which features are taken after four
+        raise WeightsError(f"{found.path}: damaged: {found.says()} of depth {depth}, where none has less than 4; get the file again")
     ends = [number * depth // 4 for number in range(5)]
     points = 1 if product % 4 else 4
     guess: dict[str, Any] = {
@@ -188,7 +193,7 @@ def _swin(found: Recognised) -> dict[str, Any]:
         return swin_section(read_swin(found.state))
     except KeyError as error:
         raise WeightsError(f"{found.path}: a Swin without {error.args[0]}; get the file again") from error
-    except (IndexError, RecipeError) as error:
+    except (IndexError, TypeError, RecipeError) as error:
         raise WeightsError(f"{found.path}: a damaged Swin ({error}); get the file again") from error
 
 

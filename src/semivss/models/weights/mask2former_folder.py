@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from semivss.errors import RecipeError, WeightsError
+from semivss.models.published_keys import INDEX_BUFFERS
 from semivss.models.sizes import SwinSizes
 from semivss.models.transformers_backbone import KINDS, plain_config
 from semivss.models.weights.names import from_swin_files
@@ -23,7 +24,7 @@ _PREFIXES = {
     "model.transformer_module.": "head.transformer.",
     "class_predictor.": "head.classify.",
 }
-_LOSS, _INDEX = "criterion.empty_weight", "relative_position_index"
+_LOSS = "criterion.empty_weight"
 _SWIN_AS_OURS = {  # a Swin with any other of these is `transformers/swin`
     "patch_size": 4,
     "num_channels": 3,
@@ -79,10 +80,10 @@ def mask2former_tensors(tensors: Mapping[str, Tensor], config: Mapping[str, Any]
     body = {name.removeprefix(encoder): tensor for name, tensor in tensors.items() if name.startswith(encoder)}
     if config["backbone_config"].get("model_type", "swin") == "swin":
         body = {name: tensor for name, tensor in from_swin_files(body).items() if not name.startswith("swin.layernorm.")}
-    body = {name: tensor for name, tensor in body.items() if not name.endswith(_INDEX)}
+    body = {name: tensor for name, tensor in body.items() if not name.endswith(INDEX_BUFFERS)}
     for name, tensor in tensors.items():
         prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None)
-        if prefix is None or name.endswith(_INDEX):
+        if prefix is None or name.endswith(INDEX_BUFFERS):
             unused += [] if name == _LOSS else [name]
         elif prefix != encoder:
             ours[_PREFIXES[prefix] + name.removeprefix(prefix)] = tensor

@@ -1,6 +1,6 @@
 """Tensors under the names of other libraries in, the same under the names of our backbones out.
 
-BEiT, ViT and ONE-PEACE from pre-training files; Swin of its authors, mmseg, timm and transformers; ConvNeXt and Swin of torchvision. The
+BEiT, ViT and ONE-PEACE from pre-training files; Swin of its authors, timm and transformers; ConvNeXt and Swin of torchvision. The
 names of whole segmentation models are in published_keys.py and mask2former_folder.py.
 """
 
@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
+
+from semivss.models.published_keys import INDEX_BUFFERS, thirds
 
 Table = Sequence[tuple[str, str]]  # patterns and what to put there, one after the other
 
@@ -48,7 +50,7 @@ _SWIN_AUTHORS: Table = (
     (r"\.norm2\.", ".layernorm_after."),
 )
 _QKV = re.compile(r"(.+)\.attn\.qkv\.(weight|bias)")
-_MAP_NORM = re.compile(r"norm(\d)\.(weight|bias)")  # mmseg's norms of the four maps
+_MAP_NORM = re.compile(r"norm(\d)\.(weight|bias)")  # norms of the four maps in the authors' segmentation models
 _CONVNEXT: Table = (  # torchvision, timm
     (r"^features\.0\.([01])\.", r"stem.\1."),
     (r"\.layer_scale$", ".gamma"),
@@ -98,9 +100,9 @@ def from_swin_files(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_swin_authors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Of a file of its authors, mmseg or timm: the tensors of transformers' module, and the names of those that it does not have.
+    """Of a file of its authors or timm: the tensors of transformers' module, and the names of those that it does not have.
 
-    The authors (and mmseg) count the reduction between two stages to the one before it, timm to the one behind it.
+    The authors count the reduction between two stages to the one before it, timm to the one behind it. Raises ValueError as `thirds` does.
     """
     late = "layers.0.downsample.reduction.weight" not in tensors  # timm
     swin: dict[str, Tensor] = {}
@@ -110,10 +112,10 @@ def from_swin_authors(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
             swin[f"swin.encoder.layers.{int(found[1]) - 1}.downsample.{found[2]}"] = tensor
         elif found := _QKV.fullmatch(name):
             block = renamed(found[1], _SWIN_AUTHORS)
-            swin |= {f"{block}.attention.{part}_proj.{found[2]}": piece for part, piece in zip("qkv", tensor.chunk(3), strict=True)}
+            swin |= {f"{block}.attention.{part}_proj.{found[2]}": piece for part, piece in zip("qkv", thirds(name, tensor), strict=True)}
         elif found := _MAP_NORM.fullmatch(name):
             swin[f"hidden_states_norms.stage{int(found[1]) + 1}.{found[2]}"] = tensor
-        elif name.startswith(("layers.", "patch_embed.")) and not name.endswith(("relative_position_index", "attn_mask")):
+        elif name.startswith(("layers.", "patch_embed.")) and not name.endswith((*INDEX_BUFFERS, "attn_mask")):
             swin[renamed(name, _SWIN_AUTHORS)] = tensor
         else:
             unused.append(name)
@@ -128,7 +130,7 @@ def from_torchvision(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         renaming, stages = _VISION_SWIN, "layers"
     else:
         return None
-    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("relative_position_index")}
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(INDEX_BUFFERS)}
     return {
         _staged(renamed(name, renaming), stages): tensor.flatten() if name.endswith("layer_scale") else tensor
         for name, tensor in kept.items()

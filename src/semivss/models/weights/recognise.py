@@ -15,7 +15,7 @@ from semivss.errors import WeightsError
 from semivss.models.published_keys import INDEX_BUFFERS, from_published, our_name
 from semivss.models.weights.mask2former_folder import class_names, mask2former_settings, mask2former_tensors
 from semivss.models.weights.names import from_swin_authors, from_swin_files, from_torchvision, trunk_tensors
-from semivss.models.weights.shapes import SEEDS
+from semivss.models.weights.shapes import SEEDS, read_sizes
 from semivss.models.weights.weight_file import CONFIG, WHOLE, WeightFile, read_weights, some
 from semivss.settings import Model
 
@@ -24,7 +24,7 @@ FAMILIES = {
     "vit_adapter": "ViT-Adapter round BEiT",
     "vit_adapter_plain": "ViT-Adapter round a plain ViT",
     "one_peace": "ONE-PEACE's vision branch with the adapter of ViT-Adapter",
-    "beit_segmenter": "BEiT with the pyramid of mmseg",
+    "beit_segmenter": "BEiT with the pyramid of its authors' segmentation models",
     "beit": "pre-trained BEiT or BEiTv2",
     "vit": "pre-trained plain ViT",
     "one_peace_trunk": "pre-trained ONE-PEACE",
@@ -81,6 +81,9 @@ def open_recognised(path: Path) -> Recognised:
         if is_ours(path):
             file, model, label_set = read_folder(path)
             state = {name: tensor for name, tensor in file.tensors.items() if name.startswith(("backbone.", "head."))}
+            count, said = read_sizes(state).get("classes"), len(label_set if model.class_rows is None else model.class_rows)
+            if count not in (None, said):
+                raise WeightsError(f"{path}: its classifier has {count} rows, its config.json says {said}; get the folder again")
             return Recognised(file, "semivss", state, (), label_set.names, model, label_set)
     return recognise(read_weights(path))
 
@@ -91,8 +94,16 @@ def recognise(file: WeightFile) -> Recognised:
     Family "other" is nobody's that we know: its names may still be those of a backbone that is named beside it.
 
     Raises:
-        WeightsError: a model that is known not to be supported, or a part of one.
+        WeightsError: a model that is known not to be supported, a part of one, or a tensor of a shape that it cannot have.
     """
+    try:
+        return _told(file)
+    except ValueError as error:
+        raise WeightsError(f"{file.path}: damaged: {error}; get the file again") from error
+
+
+def _told(file: WeightFile) -> Recognised:
+    """As `recognise`; raises ValueError for an impossible shape."""
     if (kind := file.config.get("model_type")) is not None:
         return _of_transformers(file, str(kind))
     tensors = _without(file.tensors, "module.")
@@ -162,7 +173,7 @@ def _one_peace(file: WeightFile, tensors: Mapping[str, Tensor]) -> Recognised:
 
 
 def _swin(file: WeightFile, tensors: Mapping[str, Tensor]) -> Recognised:
-    """Pre-trained, or within a segmentation model of mmseg, whose head stays behind."""
+    """Pre-trained, or within a segmentation model of its authors, whose head stays behind."""
     inner = {name.removeprefix("backbone."): tensor for name, tensor in tensors.items() if name.startswith("backbone.")} or tensors
     swin, unused = from_swin_authors(inner)
     outside = tuple(name for name in tensors if inner is not tensors and not name.startswith("backbone."))

@@ -124,8 +124,8 @@ def _classes(state: State) -> dict[str, int]:
 
 
 def _shape(state: State, name: str, axes: int) -> tuple[int, ...] | None:
-    """Of a tensor with so many axes; none where there is no such tensor."""
-    return tuple(state[name].shape) if name in state and state[name].ndim == axes else None
+    """Of a tensor with so many axes and some numbers; none where there is no such tensor."""
+    return tuple(state[name].shape) if name in state and state[name].ndim == axes and state[name].numel() else None
 
 
 def _count(state: State, pattern: str) -> int:
