@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from semivss.accelerator import choose_accelerator
 from semivss.data.clips import VideoDataset
 from semivss.data.labels import LabelSet
 from semivss.data.policy import Defect, DefectCounter, Policy
@@ -22,7 +22,7 @@ from semivss.errors import DataError, DefectError, SemivssError
 from semivss.infer.finished import is_finished
 from semivss.infer.inputs import Frames, InputVideo, from_dataset
 from semivss.infer.manifest import write_manifest
-from semivss.infer.stream import FrameModel, NotFiniteError, stream_distribution
+from semivss.infer.stream import FrameModel, NotFiniteError, device_of, stream_distribution
 from semivss.infer.views import View
 from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers, overlay_path, read_record, record_path
 from semivss.lock import locked
@@ -54,6 +54,7 @@ class Job:
     out: Path
     made_from: dict[str, Any]  # a video made from anything else is made anew
     product: Callable[[str, np.ndarray, Tensor], Product]  # stem, frame and its distribution
+    precision: str = "32"
     window: int = 0  # frames on either side that join a distribution
     overlay: str = "none"
     fps: float = 15.0  # of overlays made from frame folders
@@ -124,11 +125,17 @@ def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[st
 
 
 def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
-    """Each frame with its distribution. Raises SemivssError for a model whose values are not finite."""
+    """Each frame with its distribution; models that lie on the CPU are brought to the GPU first, where there is one.
+
+    Raises SemivssError for a model whose values are not finite, and where there is not memory enough.
+    """
     waiting: deque[tuple[str, np.ndarray]] = deque()  # frames that the stream has read ahead
     done = 0
     try:
-        for p in stream_distribution(job.models, job.shares, _noted(frames, waiting), job.views, job.batch):
+        for model in job.models:
+            if isinstance(model, nn.Module) and device_of(model).type == "cpu":
+                model.to(choose_accelerator())
+        for p in stream_distribution(job.models, job.shares, _noted(frames, waiting), job.views, job.batch, job.precision):
             done += 1
             yield Labelled(*waiting.popleft(), p)
     except NotFiniteError as error:
@@ -141,8 +148,7 @@ def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
         if not is_out_of_memory(error):
             raise
         remedies = ["lower the batch of windows", "cut smaller windows (views.crop)", "take smaller scales"]
-        device = next((p.device for model in job.models for p in model.parameters()), torch.device("cpu"))
-        raise not_fitting(f"{video}, frame {done + 1}", f"{job.batch} windows at a time", remedies, device) from error
+        raise not_fitting(f"{video}, frame {done + 1}", f"{job.batch} windows at a time", remedies, device_of(job.models[0])) from error
 
 
 def _noted(frames: Frames, waiting: deque[tuple[str, np.ndarray]]) -> Iterator[np.ndarray]:

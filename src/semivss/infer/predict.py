@@ -40,7 +40,8 @@ def predict(
     there, and made anew (one line says why) otherwise. The frame rate of an overlay is that of the video file, else `settings.fps`.
 
     Args:
-        models: one, or an ensemble of models of the same classes. They are set to evaluation mode.
+        models: one, or an ensemble of models of the same classes. They are set to evaluation mode and,
+            where they lie on the CPU, moved to the machine's GPU if it has one; they stay there.
         inputs: a data set, or what `open_inputs` found.
         out: folder; one process at a time writes into it.
         settings: views, and what to write.
@@ -64,6 +65,7 @@ def predict(
         Path(out),
         made_from(models, shares, settings),
         partial(_product, settings=settings),
+        precision=settings.precision,
         overlay=settings.overlay,
         fps=settings.fps,
     )

@@ -48,7 +48,8 @@ def pseudo_label(
 ) -> Predicted:
     """Label every frame of every video with the ensemble's mean distribution: its arg max, and its entropy as a 16-bit code.
 
-    Views, ensemble, restart and policies are those of `predict`. With `settings.window` the distributions of neighbouring frames, warped by
+    Views, ensemble, device, restart and policies are those of `predict`.
+    With `settings.window` the distributions of neighbouring frames, warped by
     optical flow, join the mean. Label files that a person corrected are kept, and never written over.
 
     Args:
@@ -72,6 +73,7 @@ def pseudo_label(
         out,
         made_from(models, shares, settings),
         partial(_product, settings=settings),
+        precision=settings.precision,
         window=settings.window,
         histogram=True,
         keep_corrections=True,
