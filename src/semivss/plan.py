@@ -5,7 +5,7 @@ Nothing heavy is imported before a step is made.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from semivss import layout
 from semivss.data.pseudo import PseudoFolder, open_pseudo
 from semivss.data.shares import class_shares
 from semivss.data.source import open_source
+from semivss.defaults import defaults
 from semivss.digest import weights_hash
 from semivss.errors import SemivssError
 from semivss.hashes import classes_hash, pseudo_hash, split_hash
@@ -34,11 +35,12 @@ class Step:
     make: Callable[[], None]
     together: bool = False  # whether all processes of a torchrun take part
     guard: Callable[[Sequence[str]], None] | None = None  # as `Stage.guard`
+    absent: Mapping[str, str] = field(default_factory=dict)  # as `Stage.absent`
     piecewise: bool = False  # as `Stage.piecewise`
 
     def stage(self) -> Stage:
         """The stage with its present inputs."""
-        return Stage(self.title, self.folder, self.inputs(), self.guard, self.piecewise)
+        return Stage(self.title, self.folder, self.inputs(), self.guard, self.absent, self.piecewise)
 
     def ask_about_corrections(self) -> None:
         """Raise SemivssError if other models would label anew what a person corrected."""
@@ -98,7 +100,7 @@ def _training(role: str, recipe: Recipe, folder: Path) -> Step:
     def inputs() -> Mapping[str, str]:
         return flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe)
 
-    return Step(role, "train" if role == "student" else f"train {role}", folder, inputs, make, True)
+    return Step(role, "train" if role == "student" else f"train {role}", folder, inputs, make, True, absent=flat(defaults(recipe)))
 
 
 def _frames(recipe: Recipe) -> dict[str, str]:
@@ -171,7 +173,16 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
             for other in others:
                 _no_corrections(other)
 
-    return Step("pseudo-label", title, folder, inputs, make, guard=guard, piecewise=True)
+    return Step(
+        "pseudo-label",
+        title,
+        folder,
+        inputs,
+        make,
+        guard=guard,
+        absent=flat(defaults(recipe.pseudo)) | flat(defaults(source), "source"),
+        piecewise=True,
+    )
 
 
 def _no_corrections(folder: Path) -> None:
@@ -203,7 +214,7 @@ def _retraining(recipe: Recipe, folder: Path, weights: Path | None, pseudo: Sequ
 
         train(recipe, folder, given=Given(weights, opened() or None))
 
-    return Step("retrain", f"retrain {folder.name}", folder, inputs, make, True, guard)
+    return Step("retrain", f"retrain {folder.name}", folder, inputs, make, True, guard, flat(defaults(recipe)))
 
 
 def predictions(recipe: Recipe, out: Path) -> list[Step]:
@@ -232,4 +243,5 @@ def _prediction(title: str, models: Sequence[Path], source: Source, folder: Path
         members = [Segmenter.from_pretrained(model / "model") for model in models]
         predict(members, open_source(source, recipe.data.policy), folder, settings, policy=recipe.data.policy)
 
-    return Step("predict", title, folder, inputs, make, piecewise=True)
+    absent = flat(defaults(settings)) | flat(defaults(source))
+    return Step("predict", title, folder, inputs, make, absent=absent, piecewise=True)

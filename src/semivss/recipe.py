@@ -58,8 +58,8 @@ class Recipe(Settings):
         return self
 
     def digest(self) -> str:
-        """Short hash of every setting; results carry it."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Short hash of every setting that is not at its default; results carry it, beside the version that says what the defaults are."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:12]
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:

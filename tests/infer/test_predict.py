@@ -373,3 +373,15 @@ def test_bf16_is_the_models_alone():
     torch.testing.assert_close(rough.sum(0), torch.ones(16, 24))
     torch.testing.assert_close(rough, exact, atol=0.05, rtol=0)
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_record_of_before_a_setting_existed_is_finished(tmp_path):
+    inputs, out = open_inputs(frame_folder(tmp_path / "video")), tmp_path / "out"
+    predict([ColorModel()], inputs, out, QUICK)
+    (record,) = (out / "records").glob("*.jsonl")
+    head, rest = record.read_text().split("\n", 1)
+    older = json.loads(head)
+    del older["made_from"]["precision"], older["made_from"]["views"]["short_side"]
+    record.write_text(json.dumps(older) + "\n" + rest)
+    assert predict([ColorModel()], inputs, out, QUICK).skipped == ("video",)
+    assert predict([ColorModel()], inputs, out, QUICK.model_copy(update={"precision": "bf16"})).predicted == ("video",)

@@ -53,6 +53,7 @@ class Job:
     policy: Policy
     out: Path
     made_from: dict[str, Any]  # a video made from anything else is made anew
+    absent: dict[str, Any]  # what holds of parts of `made_from` that records of an earlier version do not name
     product: Callable[[str, np.ndarray, Tensor], Product]  # stem, frame and its distribution
     precision: str = "32"
     window: int = 0  # frames on either side that join a distribution
@@ -83,7 +84,7 @@ def run_job(job: Job, inputs: VideoDataset | Sequence[InputVideo], left_out: Def
 
 def _make_all(job: Job, videos: Sequence[InputVideo], left_out: DefectCounter) -> Predicted:
     keys = {video.name: job.made_from | {"input": video.identity()} for video in videos}
-    todo = [video for video in videos if not is_finished(job.out, video.name, keys[video.name], keep_corrections=job.keep_corrections)]
+    todo = [video for video in videos if not _is_finished(job, video.name, keys[video.name])]
     counts = [video.count() for video in todo]
     total = sum(count or 0 for count in counts) if None not in counts else None
     steps = (stem for video in todo for stem in _make_video(job, video, keys[video.name]))
@@ -97,6 +98,10 @@ def _make_all(job: Job, videos: Sequence[InputVideo], left_out: DefectCounter) -
     if counter:
         say(f"frames or videos left out, named in {job.out / 'manifest.json'}: {counter}")
     return Predicted(tuple(video.name for video in todo), done, frames, counter.counts())
+
+
+def _is_finished(job: Job, video: str, key: dict[str, Any]) -> bool:
+    return is_finished(job.out, video, key, keep_corrections=job.keep_corrections, absent=job.absent)
 
 
 def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from semivss.data.clips import VideoDataset
 from semivss.data.codes import code_of_entropy
 from semivss.data.policy import DefectCounter, Policy
+from semivss.defaults import defaults
 from semivss.infer.inputs import InputVideo
 from semivss.infer.job import Job, Predicted, run_job
 from semivss.infer.manifest import made_from
@@ -64,6 +65,7 @@ def predict(
         policy,
         Path(out),
         made_from(models, shares, settings),
+        defaults(settings),
         partial(_product, settings=settings),
         precision=settings.precision,
         overlay=settings.overlay,

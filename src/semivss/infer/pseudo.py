@@ -22,6 +22,7 @@ from semivss.data.codes import BINS
 from semivss.data.labels import IGNORE, LabelSet
 from semivss.data.policy import DefectCounter, Policy
 from semivss.data.pseudo import HISTOGRAM, KIND
+from semivss.defaults import defaults
 from semivss.errors import SemivssError
 from semivss.infer.alignment import aligned
 from semivss.infer.inputs import InputVideo
@@ -72,6 +73,7 @@ def pseudo_label(
         policy,
         out,
         made_from(models, shares, settings),
+        defaults(settings),
         partial(_product, settings=settings),
         precision=settings.precision,
         window=settings.window,
