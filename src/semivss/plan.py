@@ -17,7 +17,7 @@ from semivss.defaults import defaults
 from semivss.digest import weights_hash
 from semivss.errors import SemivssError
 from semivss.hashes import classes_hash, pseudo_hash, split_hash
-from semivss.recipe import FREE, Recipe, evaluation_sets
+from semivss.recipe import FREE, Recipe, Sections, evaluation_sets
 from semivss.settings import Predict, Source, Train
 from semivss.stage import Stage, flat
 
@@ -56,7 +56,7 @@ def plan(recipe: Recipe, out: Path, *, accept_edited: bool = False) -> list[Step
 def training(recipe: Recipe, out: Path, accept_edited: bool = False) -> list[Step]:
     """The steps that make models, and the pseudo labels between them."""
     models = layout.supervised(recipe)
-    steps = [_training(role, supervised_recipe(recipe, role), out / folder) for role, folder in models.items()]
+    steps = [_training(role, supervised_recipe(recipe, role), out / folder, _sections(recipe, role)) for role, folder in models.items()]
     for number in layout.rounds(recipe):
         steps += _round(recipe, out, models, number, accept_edited)
         models = models | layout.retrained(recipe, number)
@@ -91,11 +91,18 @@ def _seeded(train: Train, recipe: Recipe, folder: str) -> Train:
     return train.model_copy(update={"seed": int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4])})
 
 
-def _training(role: str, recipe: Recipe, folder: Path) -> Step:
+def _sections(recipe: Recipe, role: str) -> Sections:
+    """Where the supervised training of a model has its settings."""
+    if role == "student" or recipe.teacher is None:
+        return Sections()
+    return Sections("teacher.model", "train" if recipe.teacher.train is None else "teacher.train")
+
+
+def _training(role: str, recipe: Recipe, folder: Path, sections: Sections) -> Step:
     def make() -> None:
         from semivss.train.loop import train
 
-        train(recipe, folder)
+        train(recipe, folder, sections=sections)
 
     def inputs() -> Mapping[str, str]:
         return flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe)
@@ -131,11 +138,13 @@ def _round(recipe: Recipe, out: Path, models: Mapping[str, str], number: int, ac
         yield _labelling(recipe, labellers, source, folder, f"pseudo-label {folder.relative_to(out)}", others)
     for role, name in layout.retrained(recipe, number).items():
         weights = out / models[role] / "model" if recipe.semi.start == "student" else None
-        yield _retraining(retraining_recipe(recipe, role, number), out / name, weights, pseudo, accept_edited)
+        sections = Sections(_sections(recipe, role).model, "semi.train")
+        yield _retraining(retraining_recipe(recipe, role, number), out / name, weights, pseudo, accept_edited, sections)
     if number == 1:
         weights = out / models["student"] / "model" if recipe.semi.start == "student" else None
         for kind, name in layout.controls(recipe).items():
-            yield _retraining(control_recipe(recipe, kind), out / name, weights, pseudo if kind == "no_contrast" else [], accept_edited)
+            labels = pseudo if kind == "no_contrast" else []
+            yield _retraining(control_recipe(recipe, kind), out / name, weights, labels, accept_edited, Sections(train="semi.train"))
 
 
 def control_recipe(recipe: Recipe, kind: str) -> Recipe:
@@ -196,7 +205,9 @@ def _no_corrections(folder: Path) -> None:
         )
 
 
-def _retraining(recipe: Recipe, folder: Path, weights: Path | None, pseudo: Sequence[Path], accept_edited: bool) -> Step:
+def _retraining(
+    recipe: Recipe, folder: Path, weights: Path | None, pseudo: Sequence[Path], accept_edited: bool, sections: Sections
+) -> Step:
     def inputs() -> Mapping[str, str]:
         settings = flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe)
         labels = {f"pseudo.{number}": pseudo_hash(one) for number, one in enumerate(pseudo)}
@@ -212,7 +223,7 @@ def _retraining(recipe: Recipe, folder: Path, weights: Path | None, pseudo: Sequ
         from semivss.train.loop import train
         from semivss.train.method import Given
 
-        train(recipe, folder, given=Given(weights, opened() or None))
+        train(recipe, folder, given=Given(weights, opened() or None), sections=sections)
 
     return Step("retrain", f"retrain {folder.name}", folder, inputs, make, True, guard, flat(defaults(recipe)))
 

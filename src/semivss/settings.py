@@ -96,6 +96,11 @@ class Sampling(Settings):
     balance: Literal["uniform", "repeat_factor", "class_balanced"] = "uniform"
     repeat_threshold: float = Field(0.1, gt=0)  # repeat_factor: classes in fewer than this share of frames are seen more
 
+    @property
+    def frames_a_sample(self) -> int:
+        """How many crops a sample brings."""
+        return len(self.offsets) + 1 if self.offsets else self.frames
+
 
 Sized = TypeVar("Sized", bound="Augment | Views")
 
@@ -250,6 +255,7 @@ class Train(Settings):
     threads: int | None = Field(None, ge=1)  # intra-op threads; none = torch's choice. Part of bitwise reproduction
     evaluate_every: Positive = 500
     evaluate_stride: Positive = 1  # every n-th frame of each validation clip is scored during training
+    evaluate_batch: Positive = 4  # frames that go through the model together in these evaluations, whole and without gradients
     checkpoint_every: Positive = 500
     log_every: Positive = 20
     panel_frames: int = Field(4, ge=0)  # frames in the picture of predictions drawn at each evaluation

@@ -330,7 +330,7 @@ def test_windows_that_do_not_fit_memory_are_told_in_one_line_with_remedies(tmp_p
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     inputs = open_inputs(frame_folder(tmp_path / "in" / "clip"))
-    with pytest.raises(SemivssError, match="clip, frame 1: out of memory with 4 windows at a time; lower the batch"):
+    with pytest.raises(SemivssError, match=r"clip, frame 1: out of memory with 4 windows at a time; lower predict.batch in the recipe"):
         predict([Greedy()], inputs, tmp_path / "out", QUICK)
 
 

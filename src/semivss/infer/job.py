@@ -46,6 +46,7 @@ class Job:
     """Everything that is the same for all videos."""
 
     title: str  # of the progress bar
+    section: str  # of the recipe
     models: Sequence[FrameModel]
     shares: Sequence[float]
     views: tuple[View, ...]
@@ -152,7 +153,9 @@ def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        remedies = ["lower the batch of windows", "cut smaller windows (views.crop)", "take smaller scales"]
+        remedies = [] if job.batch == 1 else [f"lower {job.section}.batch in the recipe"]
+        remedies += ['set precision = "bf16"'] if job.precision == "32" and device_of(job.models[0]).type == "cuda" else []
+        remedies += ["cut smaller windows (views.crop)", "take smaller scales"]
         raise not_fitting(f"{video}, frame {done + 1}", f"{job.batch} windows at a time", remedies, device_of(job.models[0])) from error
 
 

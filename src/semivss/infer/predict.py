@@ -58,6 +58,7 @@ def predict(
     shares = ensemble_shares(models, weights)
     job = Job(
         "predict",
+        "predict",
         models,
         shares,
         views_from(settings.views),

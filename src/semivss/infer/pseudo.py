@@ -66,6 +66,7 @@ def pseudo_label(
     out, label_set = Path(out), models[0].label_set
     job = Job(
         "pseudo-label",
+        "pseudo",
         models,
         shares,
         views_from(settings.views),
