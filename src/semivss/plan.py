@@ -74,9 +74,16 @@ def supervised_recipe(recipe: Recipe, role: str = "student") -> Recipe:
 
 
 def retraining_recipe(recipe: Recipe, role: str = "student", number: int = 1) -> Recipe:
-    """What the retraining of a model in round `number` depends on: the settings of [semi.train] under a seed of its own."""
+    """What the retraining of a model in round `number` depends on: the settings of [semi.train] under a seed of its own.
+
+    Rates by layer that [semi.train] is silent about are those of the model's own training: they belong to its backbone.
+    """
     assert recipe.semi is not None
-    train = _seeded(recipe.semi.train, recipe, layout.retrained(recipe, number)[role])
+    train: Train = recipe.semi.train
+    before = supervised_recipe(recipe, role).train
+    if train.layer_decay is None:
+        train = train.model_copy(update={"layer_decay": before.layer_decay, "compat": before.compat})
+    train = _seeded(train, recipe, layout.retrained(recipe, number)[role])
     own = recipe.model_copy(update={"train": train, "teacher": None})
     return own.model_copy(update={"model": recipe.teacher.model}) if role == "teacher" and recipe.teacher else own
 

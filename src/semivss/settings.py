@@ -366,7 +366,10 @@ class Strong(Settings):
 
 
 class SemiTrain(Train):
-    """As [train], but averaged: the average labels in mode online, and gives L_c its keys."""
+    """As [train], but averaged: the average labels in mode online, and gives L_c its keys.
+
+    Without `layer_decay` each model has that of its own training.
+    """
 
     ema: float = Field(0.999, ge=0, lt=1)  # for thousands of steps; 0.998 was better than 0.995 and 0.99 in 1000
 
