@@ -1,11 +1,14 @@
 """Stamps of stages: what a killed process, a lost stamp and other inputs lead to."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from semivss.defaults import defaults
 from semivss.errors import SemivssError
+from semivss.plan import plan
 from semivss.recipe import FREE, parse_recipe
 from semivss.stage import Stage, flat
 
@@ -153,3 +156,24 @@ def test_runs_of_a_version_with_fewer_settings_stay_finished(tmp_path):
 
 
 NEWER = {"data.augment.short_side", "data.train.0.weight", "train.layer_decay", "model.mask2former.mask_channels"}
+
+
+def test_a_weight_file_counts_by_its_content_while_it_is_there(tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "model.safetensors").write_text("1")
+    recipe = parse_recipe({"name": "x", "data": {"train": [{"kind": "toy"}]}, "model": {"weights": str(weights)}})
+    step = plan(recipe, tmp_path / "run")[0]
+    stage = step.stage()
+    assert not stage.is_done(again=False)
+    (step.folder / "last.ckpt").write_text("trained")
+    stage.finish()
+    (weights / "model.safetensors").write_text("2")
+    assert step.stage().verdict().changed == ("file.model.weights",)
+    shutil.rmtree(weights)
+    assert step.stage().verdict().kind == "done"
+    stamp = json.loads((step.folder / "stamp.json").read_text())
+    del stamp["inputs"]["file.model.weights"]  # of a version that did not look
+    (step.folder / "stamp.json").write_text(json.dumps(stamp))
+    weights.write_text("a file")
+    assert step.stage().verdict().kind == "done"

@@ -14,12 +14,12 @@ from semivss.data.pseudo import PseudoFolder, open_pseudo
 from semivss.data.shares import class_shares
 from semivss.data.source import open_source
 from semivss.defaults import defaults
-from semivss.digest import weights_hash
+from semivss.digest import path_sha256, weights_hash
 from semivss.errors import SemivssError
 from semivss.hashes import classes_hash, pseudo_hash, split_hash
 from semivss.recipe import FREE, Recipe, Sections, evaluation_sets
 from semivss.settings import Predict, Source, Train
-from semivss.stage import Stage, flat
+from semivss.stage import FILES, Stage, flat
 
 STAGES = ("teacher", "student", "pseudo-label", "retrain", "predict", "score", "report")
 
@@ -112,7 +112,7 @@ def _training(role: str, recipe: Recipe, folder: Path, sections: Sections) -> St
         train(recipe, folder, sections=sections)
 
     def inputs() -> Mapping[str, str]:
-        return flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe)
+        return flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe) | _file(recipe)
 
     return Step(role, "train" if role == "student" else f"train {role}", folder, inputs, make, True, absent=flat(defaults(recipe)))
 
@@ -132,6 +132,12 @@ def _frames(recipe: Recipe) -> dict[str, str]:
         if read:
             hashes[name.replace("frames", "classes", 1)] = classes_hash(dataset)
     return hashes
+
+
+def _file(recipe: Recipe) -> dict[str, str]:
+    """Hash of the file or folder that training starts from, where it is there."""
+    path = Path(recipe.model.weights) if recipe.model.weights else None
+    return {f"{FILES}model.weights": path_sha256(path)} if path is not None and path.exists() else {}
 
 
 def _round(recipe: Recipe, out: Path, models: Mapping[str, str], number: int, accept_edited: bool) -> Iterator[Step]:
@@ -218,7 +224,7 @@ def _retraining(
     def inputs() -> Mapping[str, str]:
         settings = flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe)
         labels = {f"pseudo.{number}": pseudo_hash(one) for number, one in enumerate(pseudo)}
-        return settings | labels | ({"weights": weights_hash(weights)} if weights else {})
+        return settings | labels | ({"weights": weights_hash(weights)} if weights else _file(recipe))
 
     def opened() -> list[PseudoFolder]:
         return [open_pseudo(one, accept_edited=accept_edited) for one in pseudo]

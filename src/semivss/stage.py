@@ -19,6 +19,7 @@ from semivss.lock import locked
 from semivss.progress import say
 
 LOOK_EVERY = 0.5  # seconds
+FILES = "file."  # begins the names of inputs that are hashes of files outside the run
 _MANIFEST = "manifest.json"  # of a piecewise stage
 
 
@@ -152,9 +153,13 @@ class Stage:
             shutil.rmtree(self._aside, ignore_errors=True)
 
     def _changed(self, state: Mapping[str, Any]) -> tuple[str, ...]:
-        """Names of the inputs that differ. A training that has begun goes on with other frames; a finished one is asked about them."""
+        """Names of the inputs that differ. A training that has begun goes on with other frames; a finished one is asked about them.
+
+        A file that is no longer there, or that the stamp does not know yet, is no difference.
+        """
         old = self._known(state)
-        names = [key for key in sorted(old.keys() | self.inputs.keys()) if old.get(key) != self.inputs.get(key)]
+        gone = {key for key in old.keys() ^ self.inputs.keys() if key.startswith(FILES)}
+        names = [key for key in sorted(old.keys() | self.inputs.keys()) if old.get(key) != self.inputs.get(key) and key not in gone]
         return tuple(name for name in names if state["finished"] or not name.startswith("frames."))
 
     def _known(self, state: Mapping[str, Any]) -> dict[str, str]:
