@@ -276,7 +276,10 @@ def show(
     processes: Annotated[int, typer.Option(min=1, help="With --cost: processes that train together, each on its device.")] = 1,
     device: Annotated[Literal["gpu", "cpu"], typer.Option(help="With --cost: what they run on.")] = "gpu",
     frame: Annotated[str, typer.Option(help="With --cost: HEIGHTxWIDTH of the frames to predict.")] = "480x853",
-    tflops: Annotated[float, typer.Option(min=1e-6, help="With --cost: tera-operations a second that a device really does.")] = 350.0,
+    tflops: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="With --cost: tera-operations a second that a device really does; by default those of a large GPU."),
+    ] = None,
 ) -> None:
     """The resolved recipe, parameter counts, a memory estimate and the views of each stage. Needs no data and makes no model."""
     from semivss.recipe import load_recipe
@@ -286,7 +289,7 @@ def show(
     from semivss.cost.recipe_cost import Machine
     from semivss.summary import describe, describe_cost
 
-    typer.echo(describe_cost(resolved, Machine(processes, device, size, tflops * 1e12)) if cost else describe(resolved))
+    typer.echo(describe_cost(resolved, Machine(processes, device, size, tflops and tflops * 1e12)) if cost else describe(resolved))
 
 
 @data.command("check")

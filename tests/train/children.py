@@ -27,7 +27,7 @@ def start(target, *arguments) -> ForkServerProcess:
     return process
 
 
-def wait(process: ForkServerProcess, seconds: float = 300.0) -> int:
+def wait(process: ForkServerProcess, seconds: float = 120.0) -> int:
     """Exit code of a process that is expected to end by itself."""
     process.join(seconds)
     assert process.exitcode is not None, "the process hangs"
