@@ -141,9 +141,9 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for(recipe, tmp_path, mon
     train(recipe, tmp_path / "whole")
     original = loop.evaluate
 
-    def interrupted(model, validation, panel_frames, defects, stopped):
+    def interrupted(*given, **more):
         os.kill(os.getpid(), signal.SIGINT)
-        return original(model, validation, panel_frames, defects, stopped)
+        return original(*given, **more)
 
     monkeypatch.setattr(loop, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
