@@ -223,6 +223,12 @@ def test_frames_and_loading_that_do_not_fit_are_not_laid_to_the_crops(recipe, tm
             SemivssError, match=r"4 whole frames at a time, in the evaluation after step 1; lower train.evaluate_batch, set"
         ):
             train(short, tmp_path / "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "build_segmenter", fail)
+        with pytest.raises(
+            SemivssError, match=r"out of memory with a model round \S+, before the first step; choose a smaller model.backbone or"
+        ):
+            train(short, tmp_path / "three")
     monkeypatch.setattr(loop.Supervised, "batches", lambda *_given: map(fail, [1]))
     with pytest.raises(SemivssError, match=r"out of memory with 0 loader processes and a cache of 256 MB in each, while frames were read"):
         train(short, tmp_path / "two")

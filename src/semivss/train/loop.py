@@ -68,15 +68,16 @@ def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool
     """
     fabric = start_fabric(recipe)
     with run_folder(out, fabric), Interrupt() as interrupt:
-        with told(lambda: too_large_model(recipe, sections, fabric)):
+        run: Run | None = None
+        with told(lambda: too_large_model(recipe, sections, fabric, None if run is None else run.counters.step)):
             run = Run(recipe, out, fabric, interrupt, given or Given(), sections)
             if fabric.is_global_zero:
                 tell_left_out(run.datasets)
             if resume:
                 run.load()
-        if recipe.data.absent_classes == "error" and not run.counters.step:
-            check_classes_shown(run.datasets, recipe.data.policy)
-        run.loop()
+            if recipe.data.absent_classes == "error" and not run.counters.step:
+                check_classes_shown(run.datasets, recipe.data.policy)
+            run.loop()
         run.close()
         interrupt.leave()
 
@@ -234,8 +235,8 @@ class Run:
         due = counters.step % settings.evaluate_every == 0 or counters.step == settings.steps
         if self.validation is None or not due or counters.evaluated == counters.step or not agree(self.fabric, not self.interrupt):
             return {}
-        best = self.best()
         with told(lambda: too_large_frames(self.recipe, self.sections, self.fabric, self.counters.step)):
+            best = self.best()
             done = evaluate(
                 best.eval(),
                 self.validation,

@@ -7,11 +7,12 @@ from semivss.out_of_memory import not_fitting
 from semivss.recipe import Recipe, Sections
 
 
-def too_large_model(recipe: Recipe, sections: Sections, fabric: Fabric) -> SemivssError:
-    """Of the model itself, its average and what a checkpoint brings."""
+def too_large_model(recipe: Recipe, sections: Sections, fabric: Fabric, step: int | None) -> SemivssError:
+    """Of the model itself, its average, and what goes into a checkpoint after `step` or comes out of one (none)."""
+    when = "before the first step" if step is None else f"at step {step}"
     remedies = _shared_out(recipe, sections, fabric)
     remedies += [f"choose a smaller {sections.model}.backbone", "take another device (semivss show --cost tells what each stage needs)"]
-    return not_fitting(recipe.name, f"{recipe.model.backbone}, before the first step", remedies, fabric.device)
+    return not_fitting(recipe.name, f"a model round {recipe.model.backbone}, {when}", remedies, fabric.device)
 
 
 def too_large_crops(recipe: Recipe, sections: Sections, fabric: Fabric, step: int) -> SemivssError:
