@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from semivss.cost.recipe_cost import VSPW_FRAMES
+from semivss.cost.recipe_cost import VSPW_FRAMES, Machine, recipe_costs
 from semivss.pipeline import run
 from semivss.plan import retraining_recipe, supervised_recipe
 from semivss.recipe import Recipe, load_recipe
@@ -161,6 +161,20 @@ def test_text_of_show(name):
 @pytest.mark.parametrize("name", FILES)
 def test_text_of_show_at_full_size(name):
     assert "# training memory" in describe(load_recipe(FILES[name]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_costs_in_headers_are_those_counted(name):
+    trainings, labellings = recipe_costs(load_recipe(FILES[name]), Machine(processes=8))
+    told = [(float(size), float(hours)) for size, hours in re.findall(r"([\d.]+) GiB a GPU, ([\d.]+) hours", header(name))]
+    assert told == [pytest.approx((cost.peak / 2**30, cost.hours), abs=0.051) for cost in trainings]
+    for cost in trainings:
+        assert cost.evaluation is None or cost.evaluation.peak <= cost.peak or f"{cost.evaluation.peak / 2**30:.1f} GiB" in header(name)
+    amounts = [float(number) * {"P": 1e15, "E": 1e18}[unit] for number, unit in re.findall(r"([\d.]+) ([PE])FLOP", header(name))]
+    for cost in labellings:
+        if cost.frames is not None and cost.name in ("pseudo labels", "predict test"):
+            assert any(amount == pytest.approx(cost.frames * cost.flops, rel=0.006) for amount in amounts), cost.name
 
 
 def test_the_challenge_runs_to_its_report_and_warns_of_val(tmp_path):
