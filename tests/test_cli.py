@@ -14,7 +14,7 @@ from semivss.verbs import views_hint
 
 def semivss(*words: object, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "semivss", *map(str, words)], capture_output=True, text=True, timeout=300, check=False, **options
+        [sys.executable, "-m", "semivss", *map(str, words)], capture_output=True, text=True, timeout=120, check=False, **options
     )
 
 

@@ -171,7 +171,7 @@ def test_only_the_first_of_several_processes_stamps_and_clears(rank, tmp_path, m
 def test_the_other_processes_of_a_run_leave_after_training(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     trained = []
-    monkeypatch.setattr("semivss.train.loop.train", lambda recipe, out: trained.append(out))
+    monkeypatch.setattr("semivss.train.loop.train", lambda recipe, out, **_more: trained.append(out))
     run(small_recipe(SMALL), tmp_path / "run")  # the prediction would miss the model
     assert trained == [tmp_path / "run" / "student"]
     assert not (tmp_path / "run").exists()

@@ -41,6 +41,7 @@ Policy = Annotated[
     Literal["strict", "skip", "ignore"], typer.Option(help="Damaged files: stop, leave the frame out, or use what is sound.")
 ]
 StageName = Literal["teacher", "student", "pseudo-label", "retrain", "predict", "score", "report"]
+Precision = Annotated[Literal["32", "bf16"], typer.Option(help="Of the models' forward pass; bf16 is for GPUs.")]
 ModelsAndInputs = Annotated[
     list[Path],
     typer.Argument(help="One or more model folders, then the input: videos, frame folders or a data set.", metavar="MODEL... INPUT..."),
@@ -130,6 +131,7 @@ def predict(
     probabilities: Annotated[Literal["none", "uint8", "float16"], typer.Option(help="Also write class probabilities.")] = "none",
     entropy: Annotated[bool, typer.Option(help="Write entropy maps.")] = True,
     overlay: Annotated[Literal["none", "overlay", "side_by_side"], typer.Option(help="Overlay video.")] = "overlay",
+    precision: Precision = "32",
     policy: Policy = "strict",
 ) -> None:
     """Segment videos, frame folders or a data set with one model or an ensemble. Finished videos are skipped."""
@@ -138,7 +140,7 @@ def predict(
     from semivss.verbs import models_and_inputs, predict_paths
 
     views = _views("predict", words, scales, flip, crop, stride, base, short_side)
-    settings = checked(Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay)
+    settings = checked(Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay, precision=precision)
     shares = _numbers("--weights", weights) if weights else None
     models, inputs = models_and_inputs(words)
     predict_paths(models, inputs, out, settings, weights=shares, split=split, policy=policy)
@@ -166,6 +168,7 @@ def pseudo_label(
     ] = None,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the largest probability.")] = False,
     top_classes: Annotated[int, typer.Option(help="Also write the ids of so many likely classes, at stride 8.")] = 0,
+    precision: Precision = "32",
     policy: Policy = "strict",
 ) -> None:
     """Label video with one model or an ensemble, to train on. No threshold is applied yet. Finished videos are skipped."""
@@ -175,7 +178,13 @@ def pseudo_label(
 
     views = _views("pseudo-label", words, scales, flip, crop, stride, base, short_side)
     shares = _numbers("--weights", weights) if weights else ()
-    extra = {"window": window, "align": 1.0 if align_to else 0.0, "confidence": confidence, "top_classes": top_classes}
+    extra = {
+        "window": window,
+        "align": 1.0 if align_to else 0.0,
+        "confidence": confidence,
+        "top_classes": top_classes,
+        "precision": precision,
+    }
     settings = checked(PseudoLabels, "pseudo-label", views=views, weights=shares, **extra)
     models, inputs = models_and_inputs(words)
     pseudo_label_paths(
@@ -267,7 +276,10 @@ def show(
     processes: Annotated[int, typer.Option(min=1, help="With --cost: processes that train together, each on its device.")] = 1,
     device: Annotated[Literal["gpu", "cpu"], typer.Option(help="With --cost: what they run on.")] = "gpu",
     frame: Annotated[str, typer.Option(help="With --cost: HEIGHTxWIDTH of the frames to predict.")] = "480x853",
-    tflops: Annotated[float, typer.Option(min=1e-6, help="With --cost: tera-operations a second that a device really does.")] = 350.0,
+    tflops: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="With --cost: tera-operations a second that a device really does; by default those of a large GPU."),
+    ] = None,
 ) -> None:
     """The resolved recipe, parameter counts, a memory estimate and the views of each stage. Needs no data and makes no model."""
     from semivss.recipe import load_recipe
@@ -277,7 +289,7 @@ def show(
     from semivss.cost.recipe_cost import Machine
     from semivss.summary import describe, describe_cost
 
-    typer.echo(describe_cost(resolved, Machine(processes, device, size, tflops * 1e12)) if cost else describe(resolved))
+    typer.echo(describe_cost(resolved, Machine(processes, device, size, tflops and tflops * 1e12)) if cost else describe(resolved))
 
 
 @data.command("check")

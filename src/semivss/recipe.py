@@ -6,7 +6,7 @@ import hashlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import to_json
@@ -15,7 +15,7 @@ from semivss.errors import RecipeError
 from semivss.settings import Data, Model, Predict, PseudoLabels, Score, Section, Semi, Settings, Source, Teacher, Toy, Train
 
 # Settings that change no weight of the model they train: a run may go on with other ones.
-_WATCHING = {"checkpoint_every", "log_every", "panel_frames", "sharding"}
+_WATCHING = {"checkpoint_every", "evaluate_batch", "log_every", "panel_frames", "sharding"}
 FREE: dict[str, Any] = {
     "name": True,
     "data": {"workers", "cache_mb", "test"},
@@ -27,6 +27,13 @@ FREE: dict[str, Any] = {
     "pseudo": True,
     "semi": {"rounds": True, "retrain_teacher": True, "controls": True, "train": _WATCHING},
 }
+
+
+class Sections(NamedTuple):
+    """Where the model and the steps of one training stand in the recipe of a run, for errors that name keys."""
+
+    model: str = "model"
+    train: str = "train"
 
 
 class Recipe(Settings):
@@ -58,8 +65,8 @@ class Recipe(Settings):
         return self
 
     def digest(self) -> str:
-        """Short hash of every setting; results carry it."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Short hash of every setting that is not at its default; results carry it, beside the version that says what the defaults are."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:12]
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:

@@ -27,6 +27,9 @@ def _bits(value: object) -> object:
     return "32" if type(value) is int and value == 32 else value  # `-o train.precision=32` is a number in TOML
 
 
+Precision = Annotated[Literal["32", "bf16"], BeforeValidator(_bits)]
+
+
 class Settings(BaseModel):
     """Base of all sections: frozen, and an unknown key or an infinite number is an error."""
 
@@ -92,6 +95,11 @@ class Sampling(Settings):
     reverse: Share = 0.0  # chance to turn a clip round in time
     balance: Literal["uniform", "repeat_factor", "class_balanced"] = "uniform"
     repeat_threshold: float = Field(0.1, gt=0)  # repeat_factor: classes in fewer than this share of frames are seen more
+
+    @property
+    def frames_a_sample(self) -> int:
+        """How many crops a sample brings."""
+        return len(self.offsets) + 1 if self.offsets else self.frames
 
 
 Sized = TypeVar("Sized", bound="Augment | Views")
@@ -240,13 +248,14 @@ class Train(Settings):
     power: float = Field(0.9, gt=0)
     warmup: int = Field(0, ge=0)  # steps of linear warm-up
     clip: float = Field(0.0, ge=0)  # gradient norm; 0 = no clipping
-    precision: Annotated[Literal["32", "bf16"], BeforeValidator(_bits)] = "32"
+    precision: Precision = "32"
     ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights that are evaluated and saved; 0 = none
     sharding: Literal["none", "full"] = "none"  # full: several processes share out weights, gradients and optimiser state (FSDP)
     seed: int = 0
     threads: int | None = Field(None, ge=1)  # intra-op threads; none = torch's choice. Part of bitwise reproduction
     evaluate_every: Positive = 500
     evaluate_stride: Positive = 1  # every n-th frame of each validation clip is scored during training
+    evaluate_batch: Positive = 4  # frames that go through the model together in these evaluations, whole and without gradients
     checkpoint_every: Positive = 500
     log_every: Positive = 20
     panel_frames: int = Field(4, ge=0)  # frames in the picture of predictions drawn at each evaluation
@@ -280,6 +289,7 @@ class Predict(Settings):
     overlay: Literal["none", "overlay", "side_by_side"] = "overlay"
     fps: float = Field(15.0, gt=0)  # of overlays made from frame folders
     batch: Positive = 4  # windows a forward pass
+    precision: Precision = "32"  # of the models' forward pass; distributions are float32 anyhow
 
 
 class Score(Settings):
@@ -304,6 +314,7 @@ class PseudoLabels(Settings):
     confidence: bool = False  # also write the largest probability
     top_classes: int = Field(0, ge=0)  # also write the ids of so many most likely classes at stride 8; 0 = none
     batch: Positive = 4  # windows a forward pass
+    precision: Precision = "32"  # as predict.precision
 
 
 class Threshold(Settings):
@@ -330,7 +341,7 @@ class Contrast(Settings):
     high_rank: Positive = 20  # r_h: an unreliable pixel is a negative of the classes from r_l up to before this rank
     share: float = Field(1.0, gt=0, le=1)  # of the labelled and of the unlabelled crops of a batch; L_c and its teacher see these alone
     bank: Positive = 4096  # keys a class
-    bank_precision: Annotated[Literal["32", "bf16"], BeforeValidator(_bits)] = "32"  # of the keys that are kept
+    bank_precision: Precision = "32"  # of the keys that are kept
     keys: Positive = 256  # new keys a class and step, at most
     anchor_set: Literal["paper", "code"] = "paper"  # unlabelled anchors: all reliable pixels | the alpha percent of lowest entropy
     teacher: Literal["ema", "self"] = "ema"  # whose features are keys and prototypes: those of the averaged student | its own, detached
@@ -355,7 +366,10 @@ class Strong(Settings):
 
 
 class SemiTrain(Train):
-    """As [train], but averaged: the average labels in mode online, and gives L_c its keys."""
+    """As [train], but averaged: the average labels in mode online, and gives L_c its keys.
+
+    Without `layer_decay` each model has that of its own training.
+    """
 
     ema: float = Field(0.999, ge=0, lt=1)  # for thousands of steps; 0.998 was better than 0.995 and 0.99 in 1000
 

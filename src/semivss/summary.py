@@ -1,15 +1,18 @@
 """What a recipe means before it runs: resolved settings, parameter counts, a memory estimate and the views of each stage; and its cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from semivss import layout
 from semivss.cost.model_cost import build_meta, count_parameters
 from semivss.cost.recipe_cost import (
+    SPEEDS,
     LabellingCost,
     Machine,
     TrainingCost,
     expected_classes,
     recipe_costs,
-    switched,
+    switched_peak,
+    times,
     training_cost,
     training_recipes,
 )
@@ -24,10 +27,11 @@ def describe(recipe: Recipe) -> str:
     lines = [dump_recipe(recipe).rstrip(), "", f"# recipe hash      {recipe.digest()}"]
     for name, own in training_recipes(recipe):
         if name == "student":
-            parts = count_parameters(build_meta(own.model, labels))
+            cost = training_cost(name, own, labels, Machine())
+            parts = cost.parameters
             lines += [
                 f"# parameters       {sum(parts.values()):,} ({parts['backbone']:,} backbone, {parts['head']:,} head)",
-                f"# training memory  {_memory(training_cost(name, own, labels, Machine()))} of a batch of {own.train.batch}",
+                f"# training memory  {_memory(cost)} of a batch of {own.train.batch}",
                 f"# a step           {own.train.batch * own.train.accumulate} crops of {_size(own.data.augment.crop)}",
                 f"# steps            {own.train.steps:,}",
                 "# evaluation       1 view a frame: scale 1, no flip",
@@ -47,24 +51,46 @@ def describe_cost(recipe: Recipe, machine: Machine) -> str:
     """The text of `semivss show --cost`. Raises RecipeError for a batch that the processes cannot share."""
     trainings, labellings = recipe_costs(recipe, machine)
     labels, recipes = expected_classes(recipe.data.train[0]), dict(training_recipes(recipe))
-    on = f"{machine.processes} {machine.device.upper()}{'s' * (machine.processes > 1)} at {machine.speed / 1e12:g} TFLOP/s each"
+    on = f"{machine.processes} {machine.device.upper()}{'s' * (machine.processes > 1)}{_speed(machine)}"
     lines = [
         f"# Cost on {on}, counted from shapes; a multiplication and an addition are 2 operations.",
-        "# Memory is of live tensors: an allocator and the kernels' work space come on top.",
+        "# Memory is of live tensors: an allocator and the kernels' work space come on top. Attention is counted with all its weights:",
+        "# the fused kernels of a GPU need less.",
     ]
     for training in trainings:
-        other = training_cost(training.name, switched(recipes[training.name]), labels, machine)
-        lines += _training_lines(training, other, machine)
+        lines += _training_lines(training, switched_peak(recipes[training.name], labels, machine), machine)
     for labelling in labellings:
         lines += _labelling_lines(labelling, machine)
-    devices = sum(training.hours for training in trainings) * machine.processes
-    devices += sum((labelling.frames or 0) * labelling.seconds for labelling in labellings) / 3600
-    unknown = any(labelling.frames is None for labelling in labellings)
-    more = ", and sets of unknown length" if unknown else ""
-    return "\n".join([*lines, f"# all               {_hours(devices)} of one {machine.device.upper()}{more}"])
+    return "\n".join([*lines, _total(recipe, trainings, labellings, machine)])
 
 
-def _training_lines(cost: TrainingCost, other: TrainingCost, machine: Machine) -> Iterator[str]:
+def _total(recipe: Recipe, trainings: Sequence[TrainingCost], labellings: Sequence[LabellingCost], machine: Machine) -> str:
+    """Every round, control and evaluation of the run."""
+    parts: list[float | None] = []
+    for training in trainings:
+        count = machine.processes * times(recipe, training.name)
+        own = [training.hours, *([] if training.evaluation is None else [training.evaluation.hours])]
+        parts += [None if hours is None else hours * count for hours in own]
+    for labelling in labellings:
+        again = len(layout.rounds(recipe)) if labelling.name == "pseudo labels" else 1
+        parts.append(None if labelling.hours is None else labelling.hours * again)
+    if machine.hours(1, "32") is None:
+        return f"# all               hours of a {machine.device.upper()} need its speed: give --tflops"
+    more = ", and sets of unknown length" if None in parts else ""
+    return f"# all               {_hours(sum(hours or 0 for hours in parts))} of one {machine.device.upper()}{more}"
+
+
+def _speed(machine: Machine) -> str:
+    if machine.speed is not None:
+        return f" at {machine.speed / 1e12:g} TFLOP/s each"
+    if machine.device == "gpu":
+        return " at " + " and ".join(
+            f"{speed / 1e12:g} TFLOP/s in {'float32' if name == '32' else 'bfloat16'}" for name, speed in SPEEDS.items()
+        )
+    return ""
+
+
+def _training_lines(cost: TrainingCost, other: int, machine: Machine) -> Iterator[str]:
     backbone, head = (cost.parameters[part] / 1e6 for part in ("backbone", "head"))
     yield f"# {cost.name}"
     yield f"#   parameters      {backbone + head:,.1f} M: {backbone:,.1f} backbone, {head:,.1f} head"
@@ -73,9 +99,12 @@ def _training_lines(cost: TrainingCost, other: TrainingCost, machine: Machine) -
     yield f"#   a pass          {_flop(cost.step.total_flops)} for {crops}: {shares}"
     memory = ", ".join(f"{_bytes(size)} {name}" for name, size in cost.memory.items())
     yield f"#   memory          {_bytes(cost.peak)} a {machine.device.upper()}: {memory}"
-    how = "with model.recompute" if other.recompute else "without model.recompute"
-    yield f"#   {how}: {_bytes(other.peak)}, {_flop(other.step.total_flops)} a pass"
-    yield f"#   {cost.steps:,} steps".ljust(20) + f"{_flop(cost.flops)} each, {_flop(cost.flops * cost.steps)} in all: {_hours(cost.hours)}"
+    yield f"#   {'without' if cost.recompute else 'with'} model.recompute: {_bytes(other)}"
+    yield f"#   {cost.steps:,} steps".ljust(20) + f"{_flop(cost.flops)} each, {_flop(cost.flops * cost.steps)} in all{_colon(cost.hours)}"
+    if (evaluation := cost.evaluation) is not None:
+        frames = "" if evaluation.frames is None else f" of {evaluation.frames:,} frames"
+        line = f"#   {evaluation.times:,} evaluations{frames}: {_flop(evaluation.flops)} a frame"
+        yield f"{line}, {_bytes(evaluation.peak)} a {machine.device.upper()}{_colon(evaluation.hours)}"
 
 
 def _labelling_lines(cost: LabellingCost, machine: Machine) -> Iterator[str]:
@@ -86,8 +115,12 @@ def _labelling_lines(cost: LabellingCost, machine: Machine) -> Iterator[str]:
         f"{_flop(cost.flops)}, {_bytes(cost.peak)}"
     )
     if cost.frames is not None:
-        hours = _hours(cost.frames * cost.seconds / 3600)
-        yield f"#   {cost.frames:,} frames".ljust(20) + f"{_flop(cost.frames * cost.flops)}: {hours} of one {machine.device.upper()}"
+        hours = "" if cost.hours is None else f"{_colon(cost.hours)} of one {machine.device.upper()}"
+        yield f"#   {cost.frames:,} frames".ljust(20) + _flop(cost.frames * cost.flops) + hours
+
+
+def _colon(hours: float | None) -> str:
+    return "" if hours is None else f": {_hours(hours)}"
 
 
 def _retraining(recipe: Recipe) -> str:

@@ -15,14 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from semivss.cost.autocast import MetaAutocast
 from semivss.cost.meter import Meter
 from semivss.cost.model_cost import TARGETS, build_meta, count_parameters, prediction_cost, step_cost
-from semivss.cost.recipe_cost import Machine, expected_classes, labelling_cost, look_cost, training_cost
+from semivss.cost.recipe_cost import Machine, expected_classes, labelling_cost, look_cost, recipe_costs, training_cost
 from semivss.data.labels import label_set, vspw124
 from semivss.errors import RecipeError
 from semivss.full_precision import full_precision
 from semivss.losses.supervised import supervised_loss
 from semivss.models.zoo import build_segmenter
 from semivss.recipe import parse_recipe
-from semivss.settings import Mask2FormerHead, Model, Source, Views
+from semivss.settings import Mask2FormerHead, Model, Predict, Source, Views
 from semivss.summary import describe, describe_cost
 
 ROOT = Path(__file__).parents[2]
@@ -144,7 +144,7 @@ def test_windows_of_the_published_views():
     scales = tuple(side / 896 for side in range(512, 1409, 128))
     views = Views(scales=scales, flip=True, crop=(896, 896), stride=(512, 512), short_side=896)
     look = look_cost(Model(backbone="tiny"), views, 1, vspw124(), Machine())
-    both, single = (labelling_cost("x", [look, look], views, 10, Machine(), together=together) for together in (True, False))
+    both, single = (labelling_cost("x", [look, look], Predict(views=views), 10, Machine(), together=together) for together in (True, False))
     assert (both.views, both.windows, both.flops) == (2 * len(scales), 82, 2 * look.flops)
     assert both.peak - single.peak == look.weights
 
@@ -176,6 +176,45 @@ def test_text_of_show_and_of_show_cost():
         "# all",
     ):
         assert word in text
+
+
+def test_hours_are_those_of_the_device_and_the_precision():
+    labels = expected_classes(Source(kind="toy"))
+    hours = {
+        (device, precision): training_cost("student", recipe(train={"precision": precision}), labels, Machine(device=device)).hours
+        for device in ("gpu", "cpu")
+        for precision in ("32", "bf16")
+    }
+    assert hours["cpu", "32"] is None
+    assert hours["gpu", "32"] == pytest.approx(350 / 45 * hours["gpu", "bf16"], rel=1e-6)
+    assert "give --tflops" in describe_cost(recipe(), Machine(device="cpu"))
+    assert "TFLOP/s" not in describe_cost(recipe(), Machine(device="cpu"))
+
+
+def test_the_total_has_rounds_controls_and_evaluations():
+    toy = {"kind": "toy", "toy": {"clips": 2, "frames": 4}}
+    data = {"train": [toy], "unlabelled": [toy], "val": toy, "augment": {"crop": [64, 64]}}
+    made = recipe(data=data, semi={"rounds": 3, "controls": ["supervised"], "train": {"batch": 4, "steps": 7}}, train={"evaluate_every": 4})
+    trainings, labellings = recipe_costs(made, Machine())
+    assert [cost.name for cost in trainings] == ["student", "retrained", "control"]
+    assert [(cost.evaluation.frames, cost.evaluation.times) for cost in trainings] == [(8, 3), (8, 1), (8, 1)]
+    each = [cost.hours + cost.evaluation.hours for cost in trainings]
+    expected = each[0] + 3 * each[1] + each[2] + 3 * labellings[0].hours + sum(cost.hours for cost in labellings[1:])
+    line = describe_cost(made, Machine()).splitlines()[-1]
+    assert f"{expected * 3600:,.1f} seconds" in line
+
+
+def test_evaluation_needs_less_one_frame_at_a_time_and_in_bfloat16():
+    labels = expected_classes(Source(kind="toy"))
+    masks = {"backbone": "vit_adapter_tiny", "head": "mask2former", "mask2former": HEAD.model_dump()}
+    data = {"val": {"kind": "toy"}, "augment": {"crop": [64, 64], "short_side": 256}}
+
+    def peak(**train):
+        return training_cost("student", recipe(model=masks, data=data, train=train), labels, Machine()).evaluation.peak
+
+    whole = peak()
+    assert peak(evaluate_batch=1) < 0.6 * whole
+    assert peak(precision="bf16") < whole
 
 
 def test_counted_memory_is_within_a_fifth_of_a_real_step():

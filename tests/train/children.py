@@ -27,7 +27,7 @@ def start(target, *arguments) -> ForkServerProcess:
     return process
 
 
-def wait(process: ForkServerProcess, seconds: float = 300.0) -> int:
+def wait(process: ForkServerProcess, seconds: float = 120.0) -> int:
     """Exit code of a process that is expected to end by itself."""
     process.join(seconds)
     assert process.exitcode is not None, "the process hangs"
@@ -130,10 +130,11 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def run_steps(rank: int, world: int, port: int, recipe: Recipe, out: Path, steps: int) -> None:
+def run_steps(rank: int, world: int, port: int, recipe: Recipe, out: Path, steps: int, failing_part: int | None = None) -> None:
     """Optimiser steps on made-up crops, one a process; a process alone goes through all of them one after the other.
 
     Leaves losses, gradient norms and whole parameters in `out`/steps<rank>.pt. Every process and crop gets the same random points.
+    The micro-batch `failing_part`, counted over all steps, has no finite loss.
     """
     _alone()
     if world > 1:
@@ -156,6 +157,13 @@ def run_steps(rank: int, world: int, port: int, recipe: Recipe, out: Path, steps
     module = fabric.setup_module(method.module)
     optimizer = fabric.setup_optimizers(build_optimizer(method.module, recipe.train))
     training = steps_module.Training(method, module.train(), optimizer, None)
+    forward, parts = steps_module._forward, []
+
+    def remember_part(*arguments):
+        parts.append(forward(*arguments))
+        return None if len(parts) - 1 == failing_part else parts[-1]
+
+    steps_module._forward = remember_part
     crops = torch.randint(0, 256, (2, 1, 1, 3, 64, 96), dtype=torch.uint8)
     stripes = torch.arange(96).div(32, rounding_mode="floor").to(torch.uint8).expand(64, 96)  # three classes in each
     batches = [
@@ -163,12 +171,12 @@ def run_steps(rank: int, world: int, port: int, recipe: Recipe, out: Path, steps
     ]
     results = []
     for step in range(steps):
-        own = iter(batches[rank : rank + 1] if world > 1 else batches)
+        own = iter(batches[rank : rank + 1] * recipe.train.accumulate if world > 1 else batches)
         results.append(steps_module.train_step(fabric, training, own, recipe.train, step))
-    parts = sum(getattr(value, "to_local", lambda value=value: value)().shape != value.shape for value in method.module.parameters())
+    cut = sum(getattr(value, "to_local", lambda value=value: value)().shape != value.shape for value in method.module.parameters())
     ended = {name: whole(parameter.detach()) for name, parameter in method.module.named_parameters()}
     norms = [result.norm for result in results]
-    kept = {"before": before, "after": ended, "norms": norms, "sharded": is_sharded(method.module), "parts": parts}
+    kept = {"before": before, "after": ended, "norms": norms, "sharded": is_sharded(method.module), "parts": cut}
     torch.save(kept | {"losses": [sum(result.terms.values()) for result in results]}, out / f"steps{world}_{rank}.pt")
 
 

@@ -62,3 +62,18 @@ def test_shards_without_an_average_are_evaluated_and_saved_whole(recipe, tmp_pat
     assert equal(first["best"], first["model"])
     assert first["counts"] == second["counts"]
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_shards_leave_nothing_of_a_skipped_step_behind(recipe, tmp_path):
+    settings = tiny(recipe, accumulate=2, clip=1.0)
+    port = free_port()
+    ranks = [start(run_steps, rank, 2, port, settings, tmp_path, 2, 1) for rank in range(2)]
+    assert [wait(one) for one in ranks] == [0, 0]
+    skipped = torch.load(tmp_path / "steps2_0.pt", weights_only=True)
+    assert skipped["losses"][0] == 0
+    port = free_port()
+    ranks = [start(run_steps, rank, 2, port, settings, tmp_path, 1) for rank in range(2)]
+    assert [wait(one) for one in ranks] == [0, 0]
+    fresh = torch.load(tmp_path / "steps2_0.pt", weights_only=True)
+    assert skipped["norms"][1] == pytest.approx(fresh["norms"][0], rel=1e-6)
+    assert skipped["losses"][1] == pytest.approx(fresh["losses"][0], rel=1e-6)

@@ -105,7 +105,9 @@ def step_cost(segmenter: Segmenter, crop: tuple[int, int], crops: int, *, bf16: 
 
 
 @torch.no_grad()
-def prediction_cost(segmenter: Segmenter, window: tuple[int, int], batch: int, frame: tuple[int, int]) -> PredictionCost:
+def prediction_cost(
+    segmenter: Segmenter, window: tuple[int, int], batch: int, frame: tuple[int, int], *, bf16: bool = False
+) -> PredictionCost:
     """Windows of (height, width) pixels, `batch` at a time, each turned into a distribution of its size and added to that of `frame`."""
     segmenter.eval()
     meter = Meter()
@@ -113,7 +115,11 @@ def prediction_cost(segmenter: Segmenter, window: tuple[int, int], batch: int, f
     meter.restart()
     with meter:
         total = torch.empty(len(segmenter.label_set), *frame, device="meta")
-        output = _forward(segmenter, torch.empty(batch, 3, *window, dtype=torch.uint8, device="meta"), meter)
+        autocast = MetaAutocast() if bf16 else None
+        with autocast or nullcontext():
+            output = _forward(segmenter, torch.empty(batch, 3, *window, dtype=torch.uint8, device="meta"), meter)
+        if autocast is not None:
+            autocast.end_forward()
         with meter.part("votes"):
             p = class_distribution(_first_image(output), window, segmenter.rule)
         del p, total

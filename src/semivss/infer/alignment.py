@@ -74,7 +74,7 @@ def _mean_distribution(job: Job, videos: Sequence[InputVideo]) -> Float64[np.nda
     for video in track(videos, "look at the classes", total=len(videos), unit="videos"):
         sample = (pair for number, pair in enumerate(video.frames(_overlook)) if number % EVERY == 0)
         for one in labelled_frames(single, video.name, sample):
-            total += one.p.double().sum((1, 2)).cpu().numpy()
+            total += one.p.cpu().double().sum((1, 2)).numpy()  # Apple's GPUs have no float64
             pixels += one.p.shape[1] * one.p.shape[2]
     return total / max(pixels, 1)
 

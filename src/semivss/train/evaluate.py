@@ -14,7 +14,13 @@ from semivss.infer.views import View
 from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
 from semivss.posterior import entropy
+from semivss.settings import Augment
 from semivss.train.panels import Row
+
+
+def evaluation_view(augment: Augment) -> View:
+    """Whole frames, at the size that they have for training crops at scale 1."""
+    return View(base=augment.base, short_side=augment.short_side)
 
 
 @dataclass(frozen=True)
@@ -48,18 +54,26 @@ class Validation:
 
 
 def evaluate(
-    model: Segmenter, validation: Validation, panel_frames: int, defects: DefectCounter, stopped: Callable[[], bool] = lambda: False
+    model: Segmenter,
+    validation: Validation,
+    panel_frames: int,
+    defects: DefectCounter,
+    stopped: Callable[[], bool] = lambda: False,
+    *,
+    batch: int = 4,
+    precision: str = "32",
 ) -> tuple[Confusion, list[Row]] | None:
     """Single-view predictions of all frames against their masks, and `panel_frames` of them, evenly spread, as picture rows.
 
-    Defects met under the policies skip and ignore are counted in `defects`. Returns none when `stopped` says so on the way.
+    `batch` frames go through the model together, in `precision` as `stream_distribution` has it. Defects met under the policies skip and
+    ignore are counted in `defects`. Returns none when `stopped` says so on the way.
     """
     classes = len(validation.dataset.label_set)
     confusion, rows = Confusion(classes), []
     shown = set(np.linspace(0, len(validation.frames) - 1, panel_frames).round().astype(int).tolist()) if validation.frames else set()
     waiting: deque[tuple[int, Pair]] = deque()  # read ahead by the predictor
     frames = _frames(validation, waiting, defects)
-    for p in stream_distribution([model], None, frames, [validation.view]):
+    for p in stream_distribution([model], None, frames, [validation.view], batch, precision):
         number, pair = waiting.popleft()
         prediction = p.argmax(0).to("cpu").numpy().astype(np.uint8)
         assert pair.labels is not None

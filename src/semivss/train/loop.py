@@ -1,6 +1,7 @@
 """A recipe in, a trained model folder out: the training loop, on one process or several, that can be stopped anywhere and goes on."""
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,24 +15,26 @@ from semivss.data.policy import DefectCounter
 from semivss.data.shares import check_classes_shown
 from semivss.data.source import open_source, open_sources, same_classes
 from semivss.errors import DataError, SemivssError
-from semivss.infer.views import View
 from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
-from semivss.out_of_memory import is_out_of_memory, not_fitting
+from semivss.out_of_memory import told
 from semivss.progress import say, track
-from semivss.recipe import Recipe
+from semivss.recipe import Recipe, Sections
 from semivss.train.checkpoint import load_checkpoint, save_checkpoint
 from semivss.train.ema import AveragedModel
-from semivss.train.evaluate import Validation, evaluate
+from semivss.train.evaluate import Validation, evaluate, evaluation_view
 from semivss.train.interrupt import Interrupt
 from semivss.train.journal import Journal
-from semivss.train.method import Given, Method, Supervised
+from semivss.train.method import AnyBatch, Given, Method, Supervised
 from semivss.train.optim import build_optimizer, learning_rate, set_learning_rate
 from semivss.train.panels import save_panel
 from semivss.train.processes import run_folder, start_fabric
 from semivss.train.sharding import is_sharded, load_whole, load_whole_optimizer, whole, whole_module
 from semivss.train.steps import WEIGHTS, StepResult, Training, agree, check_patience, seed_of, train_step
+from semivss.train.too_large import too_large_crops, too_large_frames, too_large_loading, too_large_model
+
+OWN = Sections()
 
 
 @dataclass
@@ -50,13 +53,14 @@ class Counters:
     counts: dict[str, int] = field(default_factory=dict)  # steps that each of them was seen in
 
 
-def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool = True) -> None:
+def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool = True, sections: Sections = OWN) -> None:
     """Train the recipe's model into the folder `out`, or go on from `out`/last.ckpt: on labelled data, or as `recipe.semi` says.
 
     Writes model/ (best validation mIoU; without validation data the latest weights), last.ckpt, metrics.csv, TensorBoard events,
     panels/<step>.png and defects.json. Interrupted anywhere and started again, it ends with bitwise the same weights (on the same
     machine with the same number of threads). With `resume` off, an earlier checkpoint in `out` is overwritten. Retraining needs `given`:
-    the weights to start from and the pseudo labels.
+    the weights to start from and the pseudo labels. `sections` says where `recipe.model` and `recipe.train` stand in the
+    recipe of the user.
 
     Raises:
         SemivssError: a setting, file or sample that the user can mend; `out` belongs to another process or another recipe.
@@ -64,9 +68,9 @@ def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool
     """
     fabric = start_fabric(recipe)
     with run_folder(out, fabric), Interrupt() as interrupt:
-        run = None
-        try:
-            run = Run(recipe, out, fabric, interrupt, given or Given())
+        run: Run | None = None
+        with told(lambda: too_large_model(recipe, sections, fabric, None if run is None else run.counters.step)):
+            run = Run(recipe, out, fabric, interrupt, given or Given(), sections)
             if fabric.is_global_zero:
                 tell_left_out(run.datasets)
             if resume:
@@ -74,10 +78,6 @@ def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool
             if recipe.data.absent_classes == "error" and not run.counters.step:
                 check_classes_shown(run.datasets, recipe.data.policy)
             run.loop()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise _too_large(recipe, fabric, "before the first step" if run is None else f"in step {run.counters.step + 1}") from error
         run.close()
         interrupt.leave()
 
@@ -85,8 +85,9 @@ def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool
 class Run:
     """The objects of one training run; `loop` is the method."""
 
-    def __init__(self, recipe: Recipe, out: Path, fabric: Fabric, interrupt: Interrupt, given: Given) -> None:
+    def __init__(self, recipe: Recipe, out: Path, fabric: Fabric, interrupt: Interrupt, given: Given, sections: Sections = OWN) -> None:
         self.recipe, self.out, self.fabric, self.interrupt = recipe, out, fabric, interrupt
+        self.sections = sections
         self.counters, self.defects = Counters(), DefectCounter()
         self.datasets = open_sources(recipe.data.train, recipe.data.policy)
         self.validation = self._validation()
@@ -114,11 +115,12 @@ class Run:
         if (row := self._evaluate_if_due()) and self.journal is not None:  # an evaluation that was interrupted
             self.journal.write(counters.step, row)
         batches = self.method.batches(counters.step, self.fabric.global_rank, self.fabric.world_size)
-        stream = iter(batches)
+        stream = self._loaded(batches)
         for step in track(range(counters.step, settings.steps), "train", total=settings.steps, unit="steps", start=counters.step):
             rate = learning_rate(step, settings)
             set_learning_rate(self.optimizer, rate)
-            result = train_step(self.fabric, self.training, stream, settings, step)
+            with told(lambda: too_large_crops(self.recipe, self.sections, self.fabric, self.counters.step + 1)):
+                result = train_step(self.fabric, self.training, stream, settings, step)
             if self.ema is not None and not result.skipped:
                 self.ema.update(self.method.module, step)
             counters.step = step + 1
@@ -201,7 +203,7 @@ class Run:
         dataset = open_source(data.val, data.policy)
         same_classes(self.datasets[0], dataset)
         stride = self.recipe.train.evaluate_stride
-        view = View(base=data.augment.base, short_side=data.augment.short_side)
+        view = evaluation_view(data.augment)
         return Validation.of(dataset, data.policy, view, stride=stride, rank=fabric.global_rank, world=fabric.world_size)
 
     def _note(self, result: StepResult, rate: float) -> dict[str, float]:
@@ -233,8 +235,17 @@ class Run:
         due = counters.step % settings.evaluate_every == 0 or counters.step == settings.steps
         if self.validation is None or not due or counters.evaluated == counters.step or not agree(self.fabric, not self.interrupt):
             return {}
-        best = self.best()
-        done = evaluate(best.eval(), self.validation, settings.panel_frames, self.defects, lambda: bool(self.interrupt))
+        with told(lambda: too_large_frames(self.recipe, self.sections, self.fabric, self.counters.step)):
+            best = self.best()
+            done = evaluate(
+                best.eval(),
+                self.validation,
+                settings.panel_frames,
+                self.defects,
+                lambda: bool(self.interrupt),
+                batch=settings.evaluate_batch,
+                precision=settings.precision,
+            )
         self.method.module.train()
         if not agree(self.fabric, done is not None) or done is None:
             return {}
@@ -253,6 +264,11 @@ class Run:
                 best.save_pretrained(self.out / "model")
         return {"val_miou": scores.miou, "val_acc": scores.acc or 0.0, "val_weighted_iou": scores.weighted_iou or 0.0}
 
+    def _loaded(self, batches: Iterable[AnyBatch]) -> Iterator[AnyBatch]:
+        """The batches; what their loading has no room for is not laid at the model's door."""
+        with told(lambda: too_large_loading(self.recipe)):
+            yield from batches
+
     def _all_defects(self) -> DefectCounter:
         """Defects met by all processes."""
         if self.fabric.world_size == 1:
@@ -262,20 +278,6 @@ class Run:
         for one in found:
             self.defects.merge(DefectCounter.from_dict(one))
         return self.defects
-
-
-def _too_large(recipe: Recipe, fabric: Fabric, when: str) -> SemivssError:
-    """What did not fit, and what of the recipe makes it smaller."""
-    train, (height, width) = recipe.train, recipe.data.augment.crop
-    crops = train.batch
-    if recipe.semi is not None and recipe.semi.mode != "supervised":
-        crops += recipe.semi.strong.views * recipe.semi.unlabelled_batch
-    remedies = [] if recipe.model.recompute else ["set model.recompute = true"]
-    remedies += ['set train.precision = "bf16"'] if train.precision == "32" else []
-    remedies += ['set train.sharding = "full"'] if fabric.world_size > 1 and train.sharding == "none" else []
-    remedies += ["lower train.batch and raise train.accumulate", "lower data.augment.crop (semivss show --cost tells what each needs)"]
-    what = f"{crops} crops of {height}x{width} in {fabric.world_size} process{'es' * (fabric.world_size > 1)}, {when}"
-    return not_fitting(recipe.name, what, remedies, fabric.device)
 
 
 def pooled(fabric: Fabric, confusion: Confusion) -> Confusion:

@@ -9,6 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import ModelParallelStrategy
 
+from semivss.accelerator import choose_accelerator
 from semivss.lock import locked
 from semivss.recipe import Recipe
 from semivss.train.sharding import shard
@@ -25,7 +26,7 @@ def start_fabric(recipe: Recipe) -> Fabric:
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // int(processes) if processes else 1
     together = nodes * (int(processes) if processes else max(torch.cuda.device_count(), 1))
     fabric = Fabric(
-        accelerator="auto",
+        accelerator=choose_accelerator(),
         strategy=_sharded(together) if recipe.train.sharding == "full" and together > 1 else "ddp" if processes else "auto",
         devices=int(processes) if processes else ("auto" if torch.cuda.is_available() else 1),
         num_nodes=nodes,
