@@ -151,3 +151,20 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path, monke
     monkeypatch.setattr("os.access", lambda path, mode: False)  # the tests may run as root, who may write anywhere
     with pytest.raises(SemivssError, match=r"permission denied"):
         demand_folder(tmp_path / "new")
+
+
+def test_a_set_takes_files_that_are_written_where_they_lie(tmp_path):
+    def sized(path: Path) -> bytes:
+        return str(path.with_name("a").stat().st_size).encode()
+
+    atomic_set(tmp_path, {"a": lambda path: path.open("wb").close(), "b": b"own", "c": sized})
+    assert content(tmp_path) == (b"", b"own", b"0")
+
+    def failing(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(SemivssError, match="free space"):
+        atomic_set(tmp_path, {"a": failing, "b": b"new", "c": b"new"})
+    assert content(tmp_path) == (b"", b"own", b"0")
+    assert sorted(names(tmp_path)) == ["a", "b", "c"]

@@ -87,6 +87,31 @@ def test_an_override_of_nothing_takes_a_key_out(tmp_path):
     assert (recipe.data.val, recipe.train.steps, recipe.data.test) == (None, 1000, ())
 
 
+def test_a_base_is_another_file_of_which_only_differences_are_said(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "first.toml").write_text(MINIMAL + "[train]\nsteps = 7\nbatch = 3\n[data.augment]\ncrop = [8, 9]\n")
+    (tmp_path / "deep" / "second.toml").write_text('base = "first.toml"\n[train]\nsteps = 8\n')
+    folder = "[[data.train]]\nkind = 'folder'\npath = 'x'\n"
+    recipe = load_recipe(write(tmp_path, f'base = "deep/second.toml"\nname = "third"\n{folder}'), ["train.lr=1.0"])
+    assert (recipe.name, recipe.train.steps, recipe.train.batch, recipe.train.lr, recipe.data.augment.crop) == ("third", 8, 3, 1.0, (8, 9))
+    assert [source.kind for source in recipe.data.train] == ["folder"]  # lists are replaced
+    assert load_recipe(tmp_path / "deep" / "second.toml").name == "second"
+    assert "base" not in dump_recipe(recipe).split("[data")[0]
+
+
+def test_a_base_that_is_not_there_or_goes_round_in_circles(tmp_path):
+    assert "cannot read the base of" in message(tmp_path, 'base = "none.toml"\n')
+    assert "is made from itself" in message(tmp_path, 'base = "x.toml"\n')
+    assert "must be the path of another recipe" in message(tmp_path, "base = 3\n")
+
+
+def test_size_at_scale_1_is_said_once(tmp_path):
+    text = message(tmp_path, MINIMAL, "predict.views.base=[8, 9]", "predict.views.short_side=8")
+    assert "predict.views" in text
+    assert "base and short_side both say" in text
+    assert "base and short_side both say" in message(tmp_path, MINIMAL, "data.augment.base=[8, 9]", "data.augment.short_side=8")
+
+
 def test_overrides_reach_values_lists_and_words(tmp_path):
     recipe = load_recipe(
         write(tmp_path, MINIMAL), ["train.steps=7", "model.backbone=timm/resnet18", "data.train.0.toy.clips=3", "data.augment.crop=[8, 9]"]

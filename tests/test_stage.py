@@ -1,11 +1,16 @@
 """Stamps of stages: what a killed process, a lost stamp and other inputs lead to."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from semivss.defaults import defaults
 from semivss.errors import SemivssError
-from semivss.stage import Stage
+from semivss.plan import plan
+from semivss.recipe import FREE, parse_recipe
+from semivss.stage import Stage, flat
 
 
 def made(folder: Path, **inputs: str) -> Stage:
@@ -123,3 +128,52 @@ def test_what_another_command_has_made_of_a_folder_is_noticed(tmp_path):
     (tmp_path / "pseudo" / "one.png").unlink()
     assert not stage.is_done(again=True)
     assert manifest.is_file()  # what is there stays: the work goes through it by itself
+
+
+def test_a_stamp_of_before_a_setting_existed_says_its_default(tmp_path):
+    made(tmp_path / "student", lr="1")
+    assert Stage("train", tmp_path / "student", {"lr": "1", "new": "0"}, absent={"lr": "3", "new": "0"}).is_done(again=False)
+    other = Stage("train", tmp_path / "student", {"lr": "1", "new": "5"}, absent={"new": "0"})
+    assert other.verdict().what == "made with other inputs (new: 0 -> 5)"
+    same = Stage("train", tmp_path / "student", {"lr": "1", "new": "0"}, absent={"new": "0"})
+    same.wait()
+    assert not other.is_done(again=True)
+    assert same.is_done(again=False)  # what was put aside is taken back
+
+
+def test_runs_of_a_version_with_fewer_settings_stay_finished(tmp_path):
+    views = {"views": {"scales": [1.0, 2.0]}}
+    data = {"train": [{"kind": "toy"}], "val": {"kind": "toy"}}
+    recipe = parse_recipe({"name": "x", "data": data, "train": {"layer_decay": 0.9}, "predict": views})
+    stamped = flat(recipe.model_dump(mode="json", exclude=FREE))
+    older = {name: value for name, value in stamped.items() if name not in NEWER}
+    assert len(stamped) - len(older) == len(NEWER) == 4
+    absent = flat(defaults(recipe))
+    made(tmp_path / "student", **older)
+    assert Stage("train", tmp_path / "student", stamped, absent=absent).verdict().changed == ("train.layer_decay",)
+    plain = stamped | {"train.layer_decay": "null"}
+    assert Stage("train", tmp_path / "student", plain, absent=absent).verdict().kind == "done"
+
+
+NEWER = {"data.augment.short_side", "data.train.0.weight", "train.layer_decay", "model.mask2former.mask_channels"}
+
+
+def test_a_weight_file_counts_by_its_content_while_it_is_there(tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "model.safetensors").write_text("1")
+    recipe = parse_recipe({"name": "x", "data": {"train": [{"kind": "toy"}]}, "model": {"weights": str(weights)}})
+    step = plan(recipe, tmp_path / "run")[0]
+    stage = step.stage()
+    assert not stage.is_done(again=False)
+    (step.folder / "last.ckpt").write_text("trained")
+    stage.finish()
+    (weights / "model.safetensors").write_text("2")
+    assert step.stage().verdict().changed == ("file.model.weights",)
+    shutil.rmtree(weights)
+    assert step.stage().verdict().kind == "done"
+    stamp = json.loads((step.folder / "stamp.json").read_text())
+    del stamp["inputs"]["file.model.weights"]  # of a version that did not look
+    (step.folder / "stamp.json").write_text(json.dumps(stamp))
+    weights.write_text("a file")
+    assert step.stage().verdict().kind == "done"

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,11 +62,16 @@ def atomic_json(path: Path, value: Any) -> None:
     atomic_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def atomic_set(folder: Path, files: Mapping[str, bytes]) -> None:
+def atomic_set(folder: Path, files: Mapping[str, bytes | Callable[[Path], bytes | None]]) -> None:
     """Write files that belong together into `folder`: through `newest` a reader sees all the old ones or all the new ones.
 
     The new files are gathered in a hidden folder inside; one rename makes them valid, and then they move up one after the other. Whoever
     is killed in between leaves some of them in the hidden folder, where `newest` looks first and the next writer clears up.
+
+    Args:
+        folder: made if it is not there.
+        files: by name, in the order of writing: the content, or what is called with the path to write to. That one writes the file
+            itself, so that a large one is never in memory as bytes, or returns the content, after looking at the files before it.
 
     Raises:
         SemivssError: the folder cannot be written or is full; the previous files are untouched.
@@ -75,8 +80,14 @@ def atomic_set(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         _move_up(folder)
         shutil.rmtree(folder / _WRITING, ignore_errors=True)
-        for name, data in files.items():
-            atomic_bytes(folder / _WRITING / name, data)
+        (folder / _WRITING).mkdir(parents=True)
+        for name, content in files.items():
+            path = folder / _WRITING / name
+            data = content(path) if callable(content) else content
+            if data is not None:
+                atomic_bytes(path, data)
+            else:
+                _sync_file(path)
         (folder / _WRITING).rename(folder / _NEW)
         _sync_folder(folder)
         _move_up(folder)
@@ -99,6 +110,11 @@ def _move_up(folder: Path) -> None:
         path.replace(folder / path.name)
     _sync_folder(folder)
     (folder / _NEW).rmdir()
+
+
+def _sync_file(path: Path) -> None:
+    path.chmod(0o644)
+    _sync_folder(path)
 
 
 def _sync_folder(folder: Path) -> None:

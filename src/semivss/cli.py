@@ -28,18 +28,26 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at, i
 app.add_typer(data, name="data")
 pseudo = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at pseudo labels.")
 app.add_typer(pseudo, name="pseudo")
+weights = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at weight files of others and convert them.")
+app.add_typer(weights, name="weights")
 
 RecipePath = Annotated[Path, typer.Argument(help="TOML recipe.", metavar="RECIPE")]
 Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", help="Change a setting: -o train.steps=100.", metavar="KEY=VALUE")]
+ModelOverrides = Annotated[
+    list[str] | None, typer.Option("-o", "--override", help="Change a setting of the model: -o trunk.points=4.", metavar="KEY=VALUE")
+]
 Again = Annotated[bool, typer.Option("--again", help="Redo finished stages whose settings changed.")]
 Policy = Annotated[
     Literal["strict", "skip", "ignore"], typer.Option(help="Damaged files: stop, leave the frame out, or use what is sound.")
 ]
 StageName = Literal["teacher", "student", "pseudo-label", "retrain", "predict", "score", "report"]
+Precision = Annotated[Literal["32", "bf16"], typer.Option(help="Of the models' forward pass; bf16 is for GPUs.")]
 ModelsAndInputs = Annotated[
     list[Path],
     typer.Argument(help="One or more model folders, then the input: videos, frame folders or a data set.", metavar="MODEL... INPUT..."),
 ]
+Preset = Annotated[str | None, typer.Option(help="Backbone with the sizes that no file tells: vit_adapter_l, one_peace_l, timm/NAME, ...")]
+SizesFile = Annotated[Path | None, typer.Option("--config", help="JSON, TOML or mmseg Python file of sizes instead; it is never run.")]
 Weights = Annotated[str | None, typer.Option(help="Weight of each model, such as 2,1; equal by default.")]
 AnySplit = Annotated[str | None, typer.Option(help="Split of a data set in VSPW layout, such as test; by default every video.")]
 Scales = Annotated[str, typer.Option(help="Test-time scales, such as 0.75,1,1.25.")]
@@ -47,6 +55,7 @@ Flip = Annotated[bool, typer.Option("--flip", help="Average with the flipped vie
 Crop = Annotated[str | None, typer.Option(help="Sliding window HEIGHTxWIDTH.")]
 Stride = Annotated[str | None, typer.Option(help="Step of the sliding window HEIGHTxWIDTH.")]
 Base = Annotated[str | None, typer.Option(help="Resize frames to HEIGHTxWIDTH before the scales.")]
+ShortSide = Annotated[int | None, typer.Option(help="Instead of --base: resize frames until their shorter side has so many pixels.")]
 Kind = Literal["auto", "vspw", "ade20k", "coco_stuff", "coco_panoptic", "cityscapes", "folder"]
 
 
@@ -118,9 +127,11 @@ def predict(
     crop: Crop = None,
     stride: Stride = None,
     base: Base = None,
+    short_side: ShortSide = None,
     probabilities: Annotated[Literal["none", "uint8", "float16"], typer.Option(help="Also write class probabilities.")] = "none",
     entropy: Annotated[bool, typer.Option(help="Write entropy maps.")] = True,
     overlay: Annotated[Literal["none", "overlay", "side_by_side"], typer.Option(help="Overlay video.")] = "overlay",
+    precision: Precision = "32",
     policy: Policy = "strict",
 ) -> None:
     """Segment videos, frame folders or a data set with one model or an ensemble. Finished videos are skipped."""
@@ -128,8 +139,8 @@ def predict(
     from semivss.settings import Predict
     from semivss.verbs import models_and_inputs, predict_paths
 
-    views = _views("predict", words, scales, flip, crop, stride, base)
-    settings = checked(Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay)
+    views = _views("predict", words, scales, flip, crop, stride, base, short_side)
+    settings = checked(Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay, precision=precision)
     shares = _numbers("--weights", weights) if weights else None
     models, inputs = models_and_inputs(words)
     predict_paths(models, inputs, out, settings, weights=shares, split=split, policy=policy)
@@ -146,6 +157,7 @@ def pseudo_label(
     crop: Crop = None,
     stride: Stride = None,
     base: Base = None,
+    short_side: ShortSide = None,
     window: Annotated[int, typer.Option(help="Frames on either side whose distributions, warped by optical flow, join the mean.")] = 0,
     align_to: Annotated[
         Path | None, typer.Option(help="Labelled data set whose shares of the classes the mean prediction is moved to.")
@@ -156,6 +168,7 @@ def pseudo_label(
     ] = None,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the largest probability.")] = False,
     top_classes: Annotated[int, typer.Option(help="Also write the ids of so many likely classes, at stride 8.")] = 0,
+    precision: Precision = "32",
     policy: Policy = "strict",
 ) -> None:
     """Label video with one model or an ensemble, to train on. No threshold is applied yet. Finished videos are skipped."""
@@ -163,9 +176,15 @@ def pseudo_label(
     from semivss.settings import PseudoLabels
     from semivss.verbs import models_and_inputs, pseudo_label_paths
 
-    views = _views("pseudo-label", words, scales, flip, crop, stride, base)
+    views = _views("pseudo-label", words, scales, flip, crop, stride, base, short_side)
     shares = _numbers("--weights", weights) if weights else ()
-    extra = {"window": window, "align": 1.0 if align_to else 0.0, "confidence": confidence, "top_classes": top_classes}
+    extra = {
+        "window": window,
+        "align": 1.0 if align_to else 0.0,
+        "confidence": confidence,
+        "top_classes": top_classes,
+        "precision": precision,
+    }
     settings = checked(PseudoLabels, "pseudo-label", views=views, weights=shares, **extra)
     models, inputs = models_and_inputs(words)
     pseudo_label_paths(
@@ -250,12 +269,27 @@ def submit(
 
 
 @app.command()
-def show(recipe: RecipePath, override: Overrides = None) -> None:
-    """The resolved recipe, parameter counts, a memory estimate and the views of each stage. Needs no data."""
+def show(
+    recipe: RecipePath,
+    override: Overrides = None,
+    cost: Annotated[bool, typer.Option("--cost", help="Instead: operations, memory by part and hours of each stage.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="With --cost: processes that train together, each on its device.")] = 1,
+    device: Annotated[Literal["gpu", "cpu"], typer.Option(help="With --cost: what they run on.")] = "gpu",
+    frame: Annotated[str, typer.Option(help="With --cost: HEIGHTxWIDTH of the frames to predict.")] = "480x853",
+    tflops: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="With --cost: tera-operations a second that a device really does; by default those of a large GPU."),
+    ] = None,
+) -> None:
+    """The resolved recipe, parameter counts, a memory estimate and the views of each stage. Needs no data and makes no model."""
     from semivss.recipe import load_recipe
-    from semivss.summary import describe
 
-    typer.echo(describe(load_recipe(recipe, override or [])))
+    resolved, size = load_recipe(recipe, override or []), _size("--frame", frame)
+    assert size is not None
+    from semivss.cost.recipe_cost import Machine
+    from semivss.summary import describe, describe_cost
+
+    typer.echo(describe_cost(resolved, Machine(processes, device, size, tflops and tflops * 1e12)) if cost else describe(resolved))
 
 
 @data.command("check")
@@ -341,7 +375,48 @@ def data_import(
     )
 
 
-def _views(verb: str, words: list[Path], scales: str, flip: bool, crop: str | None, stride: str | None, base: str | None) -> "Views":
+@weights.command("inspect")
+def weights_inspect(
+    path: Annotated[Path, typer.Argument(help="Weight file or folder.", metavar="FILE")],
+    preset: Preset = None,
+    config: SizesFile = None,
+    override: ModelOverrides = None,
+) -> None:
+    """Family, sizes, classes, what is missing, unused or to be given. Loads nothing, runs nothing."""
+    from semivss.models.weights.inspect import inspect
+
+    typer.echo(inspect(path, preset=preset, config=config, overrides=override or []))
+
+
+@weights.command("convert")
+def weights_convert(
+    path: Annotated[Path, typer.Argument(help="Weight file or folder.", metavar="FILE")],
+    out: Annotated[Path | None, typer.Option(help="Model folder; models/<name of the file> by default.")] = None,
+    preset: Preset = None,
+    config: SizesFile = None,
+    override: ModelOverrides = None,
+    classes: Annotated[str | None, typer.Option(help="Classes of the model: vspw124, ..., or a class list; by default the file's.")] = None,
+    source_classes: Annotated[str | None, typer.Option("--source-classes", help="Classes of a file that does not name them.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing model.")] = False,
+) -> None:
+    """Turn a checkpoint, pre-training file, transformers, timm or torchvision model into a model folder."""
+    from semivss.models.weights.convert import convert
+
+    convert(
+        path,
+        out or Path("models") / path.resolve().stem,
+        preset=preset,
+        config=config,
+        overrides=override or [],
+        classes=classes,
+        source_classes=source_classes,
+        force=force,
+    )
+
+
+def _views(
+    verb: str, words: list[Path], scales: str, flip: bool, crop: str | None, stride: str | None, base: str | None, short_side: int | None
+) -> "Views":
     """The views that the options of `predict` and `pseudo-label` describe; and a first look at their words."""
     from semivss.recipe import checked
     from semivss.settings import Views
@@ -349,7 +424,7 @@ def _views(verb: str, words: list[Path], scales: str, flip: bool, crop: str | No
     if len(words) < 2:
         raise SemivssError(f"{verb}: needs at least one model folder and one input; write semivss {verb} MODEL... INPUT")
     sizes = {"crop": _size("--crop", crop), "stride": _size("--stride", stride), "base": _size("--base", base)}
-    return checked(Views, verb, scales=_numbers("--scales", scales), flip=flip, **sizes)
+    return checked(Views, verb, scales=_numbers("--scales", scales), flip=flip, short_side=short_side, **sizes)
 
 
 def _size(option: str, text: str | None) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""A file or a model folder in, its SHA-256 out."""
+"""A file or a folder in, its SHA-256 out."""
 
 import hashlib
 from pathlib import Path
@@ -11,6 +11,18 @@ def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read piece by piece. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def path_sha256(path: Path) -> str:
+    """That of a file, or of the names and contents of all files of a folder. Raises SemivssError for one that cannot be read."""
+    try:
+        if path.is_file():
+            return file_sha256(path)
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        lines = [f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n" for file in files]
+    except OSError as error:
+        raise SemivssError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def weights_hash(folder: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from semivss import layout
 from semivss.atomic import atomic_bytes, atomic_json
 from semivss.data.clips import VideoDataset
+from semivss.data.overlap import seen_in_training, warning
 from semivss.data.source import open_source, open_sources, open_unlabelled, same_classes
 from semivss.digest import weights_hash
 from semivss.errors import DataError, SemivssError
@@ -204,6 +205,8 @@ def train_stage(recipe: Recipe, out: Path, *, again: bool = False) -> None:
 def score_stage(recipe: Recipe, out: Path) -> None:
     """Score the predictions of every evaluation set into `out`/scores.json, and those of the single models beside them.
 
+    A set with videos that the training has seen labelled carries a `warning`, beside every model's scores, and in `trained_on` their names.
+
     Under the policies skip and ignore a frame that could not be read has no prediction: its pixels count as wrong, and that is said.
     """
     from semivss.metrics.score import render, score_folder
@@ -224,8 +227,15 @@ def score_stage(recipe: Recipe, out: Path) -> None:
         scores = score_folder(out / "predictions" / name, dataset, recipe.score, policy=policy, missing=missing)
         render(scores, title=f"{recipe.name}: {name}")
         results[name] = scores.to_dict() | {"split_hash": split_hash(dataset)}
+        seen = seen_in_training(recipe.data.train, source, dataset, policy)
+        told = warning(seen, len(dataset.clips))
+        if seen:
+            say(f"{name}: {told}")
+            results[name] |= {"warning": told, "trained_on": seen}
+            for row in rows.values():
+                row[name]["warning"] = told
         if rows:
-            rows.setdefault(layout.final_name(recipe), {})[name] = _scored(scores)
+            rows.setdefault(layout.final_name(recipe), {})[name] = _scored(scores) | ({"warning": told} if seen else {})
     comparison = {"comparison": rows} if rows else {}
     atomic_json(out / "scores.json", results | comparison | {"provenance": provenance(recipe, out)})
 

@@ -5,7 +5,7 @@ Nothing heavy is imported before a step is made.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from semivss import layout
 from semivss.data.pseudo import PseudoFolder, open_pseudo
 from semivss.data.shares import class_shares
 from semivss.data.source import open_source
-from semivss.digest import weights_hash
+from semivss.defaults import defaults
+from semivss.digest import path_sha256, weights_hash
 from semivss.errors import SemivssError
 from semivss.hashes import classes_hash, pseudo_hash, split_hash
-from semivss.recipe import FREE, Recipe, evaluation_sets
+from semivss.recipe import FREE, Recipe, Sections, evaluation_sets
 from semivss.settings import Predict, Source, Train
-from semivss.stage import Stage, flat
+from semivss.stage import FILES, Stage, flat
 
 STAGES = ("teacher", "student", "pseudo-label", "retrain", "predict", "score", "report")
 
@@ -34,11 +35,12 @@ class Step:
     make: Callable[[], None]
     together: bool = False  # whether all processes of a torchrun take part
     guard: Callable[[Sequence[str]], None] | None = None  # as `Stage.guard`
+    absent: Mapping[str, str] = field(default_factory=dict)  # as `Stage.absent`
     piecewise: bool = False  # as `Stage.piecewise`
 
     def stage(self) -> Stage:
         """The stage with its present inputs."""
-        return Stage(self.title, self.folder, self.inputs(), self.guard, self.piecewise)
+        return Stage(self.title, self.folder, self.inputs(), self.guard, self.absent, self.piecewise)
 
     def ask_about_corrections(self) -> None:
         """Raise SemivssError if other models would label anew what a person corrected."""
@@ -54,7 +56,7 @@ def plan(recipe: Recipe, out: Path, *, accept_edited: bool = False) -> list[Step
 def training(recipe: Recipe, out: Path, accept_edited: bool = False) -> list[Step]:
     """The steps that make models, and the pseudo labels between them."""
     models = layout.supervised(recipe)
-    steps = [_training(role, supervised_recipe(recipe, role), out / folder) for role, folder in models.items()]
+    steps = [_training(role, supervised_recipe(recipe, role), out / folder, _sections(recipe, role)) for role, folder in models.items()]
     for number in layout.rounds(recipe):
         steps += _round(recipe, out, models, number, accept_edited)
         models = models | layout.retrained(recipe, number)
@@ -72,9 +74,16 @@ def supervised_recipe(recipe: Recipe, role: str = "student") -> Recipe:
 
 
 def retraining_recipe(recipe: Recipe, role: str = "student", number: int = 1) -> Recipe:
-    """What the retraining of a model in round `number` depends on: the settings of [semi.train] under a seed of its own."""
+    """What the retraining of a model in round `number` depends on: the settings of [semi.train] under a seed of its own.
+
+    Rates by layer that [semi.train] is silent about are those of the model's own training: they belong to its backbone.
+    """
     assert recipe.semi is not None
-    train = _seeded(recipe.semi.train, recipe, layout.retrained(recipe, number)[role])
+    train: Train = recipe.semi.train
+    before = supervised_recipe(recipe, role).train
+    if train.layer_decay is None:
+        train = train.model_copy(update={"layer_decay": before.layer_decay, "compat": before.compat})
+    train = _seeded(train, recipe, layout.retrained(recipe, number)[role])
     own = recipe.model_copy(update={"train": train, "teacher": None})
     return own.model_copy(update={"model": recipe.teacher.model}) if role == "teacher" and recipe.teacher else own
 
@@ -89,16 +98,23 @@ def _seeded(train: Train, recipe: Recipe, folder: str) -> Train:
     return train.model_copy(update={"seed": int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4])})
 
 
-def _training(role: str, recipe: Recipe, folder: Path) -> Step:
+def _sections(recipe: Recipe, role: str) -> Sections:
+    """Where the supervised training of a model has its settings."""
+    if role == "student" or recipe.teacher is None:
+        return Sections()
+    return Sections("teacher.model", "train" if recipe.teacher.train is None else "teacher.train")
+
+
+def _training(role: str, recipe: Recipe, folder: Path, sections: Sections) -> Step:
     def make() -> None:
         from semivss.train.loop import train
 
-        train(recipe, folder)
+        train(recipe, folder, sections=sections)
 
     def inputs() -> Mapping[str, str]:
-        return flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe)
+        return flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe) | _file(recipe)
 
-    return Step(role, "train" if role == "student" else f"train {role}", folder, inputs, make, True)
+    return Step(role, "train" if role == "student" else f"train {role}", folder, inputs, make, True, absent=flat(defaults(recipe)))
 
 
 def _frames(recipe: Recipe) -> dict[str, str]:
@@ -118,6 +134,12 @@ def _frames(recipe: Recipe) -> dict[str, str]:
     return hashes
 
 
+def _file(recipe: Recipe) -> dict[str, str]:
+    """Hash of the file or folder that training starts from, where it is there."""
+    path = Path(recipe.model.weights) if recipe.model.weights else None
+    return {f"{FILES}model.weights": path_sha256(path)} if path is not None and path.exists() else {}
+
+
 def _round(recipe: Recipe, out: Path, models: Mapping[str, str], number: int, accept_edited: bool) -> Iterator[Step]:
     """Label the unlabelled video with `models`, those of the round before, then retrain them."""
     assert recipe.semi is not None
@@ -129,11 +151,13 @@ def _round(recipe: Recipe, out: Path, models: Mapping[str, str], number: int, ac
         yield _labelling(recipe, labellers, source, folder, f"pseudo-label {folder.relative_to(out)}", others)
     for role, name in layout.retrained(recipe, number).items():
         weights = out / models[role] / "model" if recipe.semi.start == "student" else None
-        yield _retraining(retraining_recipe(recipe, role, number), out / name, weights, pseudo, accept_edited)
+        sections = Sections(_sections(recipe, role).model, "semi.train")
+        yield _retraining(retraining_recipe(recipe, role, number), out / name, weights, pseudo, accept_edited, sections)
     if number == 1:
         weights = out / models["student"] / "model" if recipe.semi.start == "student" else None
         for kind, name in layout.controls(recipe).items():
-            yield _retraining(control_recipe(recipe, kind), out / name, weights, pseudo if kind == "no_contrast" else [], accept_edited)
+            labels = pseudo if kind == "no_contrast" else []
+            yield _retraining(control_recipe(recipe, kind), out / name, weights, labels, accept_edited, Sections(train="semi.train"))
 
 
 def control_recipe(recipe: Recipe, kind: str) -> Recipe:
@@ -171,7 +195,16 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
             for other in others:
                 _no_corrections(other)
 
-    return Step("pseudo-label", title, folder, inputs, make, guard=guard, piecewise=True)
+    return Step(
+        "pseudo-label",
+        title,
+        folder,
+        inputs,
+        make,
+        guard=guard,
+        absent=flat(defaults(recipe.pseudo)) | flat(defaults(source), "source"),
+        piecewise=True,
+    )
 
 
 def _no_corrections(folder: Path) -> None:
@@ -185,11 +218,13 @@ def _no_corrections(folder: Path) -> None:
         )
 
 
-def _retraining(recipe: Recipe, folder: Path, weights: Path | None, pseudo: Sequence[Path], accept_edited: bool) -> Step:
+def _retraining(
+    recipe: Recipe, folder: Path, weights: Path | None, pseudo: Sequence[Path], accept_edited: bool, sections: Sections
+) -> Step:
     def inputs() -> Mapping[str, str]:
         settings = flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe)
         labels = {f"pseudo.{number}": pseudo_hash(one) for number, one in enumerate(pseudo)}
-        return settings | labels | ({"weights": weights_hash(weights)} if weights else {})
+        return settings | labels | ({"weights": weights_hash(weights)} if weights else _file(recipe))
 
     def opened() -> list[PseudoFolder]:
         return [open_pseudo(one, accept_edited=accept_edited) for one in pseudo]
@@ -201,9 +236,9 @@ def _retraining(recipe: Recipe, folder: Path, weights: Path | None, pseudo: Sequ
         from semivss.train.loop import train
         from semivss.train.method import Given
 
-        train(recipe, folder, given=Given(weights, opened() or None))
+        train(recipe, folder, given=Given(weights, opened() or None), sections=sections)
 
-    return Step("retrain", f"retrain {folder.name}", folder, inputs, make, True, guard)
+    return Step("retrain", f"retrain {folder.name}", folder, inputs, make, True, guard, flat(defaults(recipe)))
 
 
 def predictions(recipe: Recipe, out: Path) -> list[Step]:
@@ -232,4 +267,5 @@ def _prediction(title: str, models: Sequence[Path], source: Source, folder: Path
         members = [Segmenter.from_pretrained(model / "model") for model in models]
         predict(members, open_source(source, recipe.data.policy), folder, settings, policy=recipe.data.policy)
 
-    return Step("predict", title, folder, inputs, make, piecewise=True)
+    absent = flat(defaults(settings)) | flat(defaults(source))
+    return Step("predict", title, folder, inputs, make, absent=absent, piecewise=True)

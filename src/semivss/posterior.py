@@ -4,12 +4,15 @@ Letters: B images, C classes, Q queries, h w size of the logit maps, H W size as
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
+from semivss.class_rows import merge_rows
+from semivss.full_precision import full_precision
 from semivss.tensors import IGNORE, MaskLogits, PixelLogits, Split
 
 STRIDE = 4  # image pixels a cell of a Segmenter's maps stands for, in each direction
@@ -32,7 +35,7 @@ def class_distribution(
     """
     match output:
         case PixelLogits():
-            return resize_maps(output.logits.float(), size, align_corners).softmax(1)
+            return pixel_logits(output.logits.float(), output.rows, size, align_corners).softmax(1)
         case MaskLogits():
             votes = resize_maps(mask_votes(output), size, align_corners)
     match rule:
@@ -46,9 +49,17 @@ def class_distribution(
             raise ValueError(f"unknown rule {rule!r}; known rules: spread, l1, softmax")
 
 
+def pixel_logits(
+    logits: Float[Tensor, "B R h w"], rows: Sequence[int] | None, size: tuple[int, int] | None, align_corners: bool = False
+) -> Float[Tensor, "B C H W"]:
+    """A per-pixel head's logits of the classes: resized as `resize_maps` does, then merged where `rows` (of PixelLogits) tells."""
+    large = resize_maps(logits, size, align_corners)
+    return large if rows is None else merge_rows(large, rows, max(rows) + 1, dim=1)
+
+
 def mask_votes(output: MaskLogits) -> Float[Tensor, "B C h w"]:
     """Sum over queries of class probability times mask probability, float32. No distribution: a pixel's sum lies anywhere in 0..Q."""
-    with torch.autocast(output.mask_logits.device.type, enabled=False):
+    with full_precision(output.mask_logits):
         classes = output.class_logits.float().softmax(-1)[..., :-1]
         return torch.einsum("bqc,bqhw->bchw", classes, output.mask_logits.float().sigmoid())
 

@@ -1,11 +1,12 @@
 """A recipe: TOML in, a frozen tree of settings out. Imports no torch, so that help, checks and printing answer at once."""
 
+import copy
 import difflib
 import hashlib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import to_json
@@ -14,10 +15,11 @@ from semivss.errors import RecipeError
 from semivss.settings import Data, Model, Predict, PseudoLabels, Score, Section, Semi, Settings, Source, Teacher, Toy, Train
 
 # Settings that change no weight of the model they train: a run may go on with other ones.
-_WATCHING = {"checkpoint_every", "log_every", "panel_frames"}
+_WATCHING = {"checkpoint_every", "evaluate_batch", "log_every", "panel_frames", "sharding"}
 FREE: dict[str, Any] = {
     "name": True,
     "data": {"workers", "cache_mb", "test"},
+    "model": {"recompute"},
     "train": _WATCHING,
     "predict": True,
     "score": True,
@@ -25,6 +27,13 @@ FREE: dict[str, Any] = {
     "pseudo": True,
     "semi": {"rounds": True, "retrain_teacher": True, "controls": True, "train": _WATCHING},
 }
+
+
+class Sections(NamedTuple):
+    """Where the model and the steps of one training stand in the recipe of a run, for errors that name keys."""
+
+    model: str = "model"
+    train: str = "train"
 
 
 class Recipe(Settings):
@@ -56,26 +65,58 @@ class Recipe(Settings):
         return self
 
     def digest(self) -> str:
-        """Short hash of every setting; results carry it."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Short hash of every setting that is not at its default; results carry it, beside the version that says what the defaults are."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:12]
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a TOML recipe and apply `a.b=c` overrides (c is a TOML value; a bare word is text; nothing takes the key out).
 
+    A key `base`, first in the file, names another recipe, relative to it, of which this one says only what differs.
+
     Raises:
         RecipeError: one line with the key, what is allowed and the nearest known key.
     """
+    tree = {"name": Path(path).stem} | _with_base(Path(path), ())
+    return parse_recipe(overridden(tree, overrides), str(path))
+
+
+def _with_base(path: Path, inner: tuple[Path, ...]) -> dict[str, Any]:
+    """The file's tree laid over that of its base; `inner` are the files that lead here."""
+    if path.resolve() in inner:
+        raise RecipeError(f"{inner[-1]}: its base {path.name} is made from itself; name another")
     try:
-        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RecipeError(f"{path}: cannot read the recipe ({error.strerror}); give the path of a TOML file") from error
+        whose = f"base of {inner[-1]}" if inner else "recipe"
+        raise RecipeError(f"{path}: cannot read the {whose} ({error.strerror}); give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML ({error}); mend that line") from error
-    tree.setdefault("name", Path(path).stem)
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise RecipeError(f"{path}: key 'base' must be the path of another recipe, got {base!r}")
+    below = _with_base(path.parent / base, (*inner, path.resolve()))
+    below.pop("name", None)  # this recipe has one of its own
+    return _laid_over(below, tree)
+
+
+def _laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections are merged key by key; values and lists, such as the sources of data.train, are replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _laid_over(merged[key], value) if both else value
+    return merged
+
+
+def overridden(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A nested mapping with `a.b=c` overrides applied to a copy. Raises RecipeError for one of another form."""
+    changed: dict[str, Any] = copy.deepcopy(dict(tree))
     for override in overrides:
-        _override(tree, override)
-    return parse_recipe(tree, str(path))
+        _override(changed, override)
+    return changed
 
 
 def parse_recipe(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:

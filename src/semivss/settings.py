@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from semivss.errors import RecipeError
 
@@ -25,6 +25,9 @@ Range = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 def _bits(value: object) -> object:
     return "32" if type(value) is int and value == 32 else value  # `-o train.precision=32` is a number in TOML
+
+
+Precision = Annotated[Literal["32", "bf16"], BeforeValidator(_bits)]
 
 
 class Settings(BaseModel):
@@ -93,6 +96,20 @@ class Sampling(Settings):
     balance: Literal["uniform", "repeat_factor", "class_balanced"] = "uniform"
     repeat_threshold: float = Field(0.1, gt=0)  # repeat_factor: classes in fewer than this share of frames are seen more
 
+    @property
+    def frames_a_sample(self) -> int:
+        """How many crops a sample brings."""
+        return len(self.offsets) + 1 if self.offsets else self.frames
+
+
+Sized = TypeVar("Sized", bound="Augment | Views")
+
+
+def _one_size(section: Sized) -> Sized:
+    if section.base is not None and section.short_side is not None:
+        raise ValueError("base and short_side both say how large a frame is at scale 1; take one of them out")
+    return section
+
 
 class Augment(Settings):
     """Section 3.2 of the paper. One draw serves all frames of a clip."""
@@ -100,6 +117,7 @@ class Augment(Settings):
     crop: Size = (480, 480)
     scale: Range = (0.5, 2.0)  # random resize of the whole frame before the crop
     base: Size | None = None  # size of the frame at scale 1; none = as on disk
+    short_side: Positive | None = None  # instead of base: length of the frame's shorter side at scale 1
     max_class_share: float = Field(0.75, gt=0, le=1)  # a crop with one class above this share is drawn again, 10 tries
     flip: Share = 0.5
     photometric: bool = True  # brightness, contrast, saturation, hue, each with chance 0.5
@@ -107,6 +125,10 @@ class Augment(Settings):
     contrast: Range = (0.5, 1.5)
     saturation: Range = (0.5, 1.5)
     hue: float = Field(18.0, ge=0, le=180)  # degrees
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "Augment":
+        return _one_size(self)
 
 
 class Data(Settings):
@@ -141,6 +163,7 @@ class Mask2FormerHead(Settings):
     """Pixel decoder and transformer decoder of Mask2Former (transformers' modules) and its loss."""
 
     channels: Positive = 256  # of the pixel decoder, the queries and the mask features
+    mask_channels: Positive | None = None  # of the mask features; none = channels
     queries: Positive = 100
     encoder_layers: Positive = 6  # deformable layers of the pixel decoder
     decoder_layers: Positive = 9
@@ -163,8 +186,42 @@ class Mask2FormerHead(Settings):
         return self
 
 
+Layers = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]  # first, last
+
+
+class Trunk(Settings):
+    """What differs from the preset that `backbone` names; models/sizes.py says what the numbers are."""
+
+    width: Positive | None = None
+    depth: Positive | None = None
+    heads: Positive | None = None
+    feedforward: Positive | None = None
+    grid: Size | None = None
+    stages: tuple[Layers, ...] | None = None
+    windows: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    layer_scale: float | None = None
+    prior: Positive | None = None
+    points: Positive | None = None
+    deform_heads: Positive | None = None
+    deform_ratio: float | None = Field(None, gt=0)
+    conv_ratio: float | None = Field(None, gt=0)
+    injector_scale: float | None = None
+
+
+class Swin(Settings):
+    """What differs from the Swin that `backbone` names."""
+
+    width: Positive | None = None
+    depths: tuple[Positive, ...] | None = None
+    heads: tuple[Positive, ...] | None = None
+    window: Positive | None = None
+
+
 class Model(Settings):
-    backbone: str = "tiny"  # a name of models/zoo.py: tiny, or timm/<any features_only model>
+    backbone: str = "tiny"  # a name of models/zoo.py, timm/<any features_only model>, or transformers/<kind of backbone>
+    config: dict[str, JsonValue] | None = None  # transformers/*: its settings, as in the backbone_config of a config.json
+    trunk: Trunk | None = None  # beit_*, vit_adapter_*, vit_adapter_plain_*, one_peace_*: other sizes than the preset's
+    swin: Swin | None = None  # swin_*: likewise
     weights: str | None = None  # local file, or "lite0" for the weights of the extra of that name
     pretrained: bool = False  # let timm fetch its weights by name; needs a network
     drop_path: Share = 0.0
@@ -172,6 +229,9 @@ class Model(Settings):
     pixel: PixelHead = PixelHead()
     mask2former: Mask2FormerHead = Mask2FormerHead()
     rule: Literal["spread", "l1", "softmax"] = "spread"  # mask votes to class distribution
+    # written by `weights convert`, of a classifier learned for other classes: the class that each of its rows counts for (class_rows.py)
+    class_rows: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    recompute: bool = False  # keep fewer activations in training and compute them twice (activation checkpointing); same results
 
 
 class Train(Settings):
@@ -179,22 +239,32 @@ class Train(Settings):
     batch: Positive = 8
     accumulate: Positive = 1
     lr: float = Field(1e-4, gt=0)
-    backbone_lr: float = Field(0.1, gt=0)  # factor on lr for the backbone
+    backbone_lr: float = Field(0.1, gt=0)  # factor on lr for the backbone; without effect where layer_decay is set
+    layer_decay: float | None = Field(None, gt=0, le=1)  # factor on lr from each block of a trunk to the one before; published: 0.9, 0.95
+    compat: bool = False  # with layer_decay: the published groups to the letter, see train/optim.py
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[Share, Share] = (0.9, 0.999)
     schedule: Literal["poly", "constant"] = "poly"
     power: float = Field(0.9, gt=0)
     warmup: int = Field(0, ge=0)  # steps of linear warm-up
     clip: float = Field(0.0, ge=0)  # gradient norm; 0 = no clipping
-    precision: Annotated[Literal["32", "bf16"], BeforeValidator(_bits)] = "32"
+    precision: Precision = "32"
     ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights that are evaluated and saved; 0 = none
+    sharding: Literal["none", "full"] = "none"  # full: several processes share out weights, gradients and optimiser state (FSDP)
     seed: int = 0
     threads: int | None = Field(None, ge=1)  # intra-op threads; none = torch's choice. Part of bitwise reproduction
     evaluate_every: Positive = 500
     evaluate_stride: Positive = 1  # every n-th frame of each validation clip is scored during training
+    evaluate_batch: Positive = 4  # frames that go through the model together in these evaluations, whole and without gradients
     checkpoint_every: Positive = 500
     log_every: Positive = 20
     panel_frames: int = Field(4, ge=0)  # frames in the picture of predictions drawn at each evaluation
+
+    @model_validator(mode="after")
+    def _groups(self) -> "Train":
+        if self.compat and self.layer_decay is None:
+            raise ValueError("compat is about the groups of layer_decay; set train.layer_decay too")
+        return self
 
 
 class Views(Settings):
@@ -205,6 +275,11 @@ class Views(Settings):
     crop: Size | None = None  # sliding window; none = the whole frame
     stride: Size | None = None  # none = two thirds of the crop
     base: Size | None = None  # frames are resized to this before the scales; predictions have the frame's own size
+    short_side: Positive | None = None  # instead of base: length of the frame's shorter side before the scales
+
+    @model_validator(mode="after")
+    def _one_size(self) -> "Views":
+        return _one_size(self)
 
 
 class Predict(Settings):
@@ -214,6 +289,7 @@ class Predict(Settings):
     overlay: Literal["none", "overlay", "side_by_side"] = "overlay"
     fps: float = Field(15.0, gt=0)  # of overlays made from frame folders
     batch: Positive = 4  # windows a forward pass
+    precision: Precision = "32"  # of the models' forward pass; distributions are float32 anyhow
 
 
 class Score(Settings):
@@ -238,6 +314,7 @@ class PseudoLabels(Settings):
     confidence: bool = False  # also write the largest probability
     top_classes: int = Field(0, ge=0)  # also write the ids of so many most likely classes at stride 8; 0 = none
     batch: Positive = 4  # windows a forward pass
+    precision: Precision = "32"  # as predict.precision
 
 
 class Threshold(Settings):
@@ -264,7 +341,7 @@ class Contrast(Settings):
     high_rank: Positive = 20  # r_h: an unreliable pixel is a negative of the classes from r_l up to before this rank
     share: float = Field(1.0, gt=0, le=1)  # of the labelled and of the unlabelled crops of a batch; L_c and its teacher see these alone
     bank: Positive = 4096  # keys a class
-    bank_precision: Annotated[Literal["32", "bf16"], BeforeValidator(_bits)] = "32"  # of the keys that are kept
+    bank_precision: Precision = "32"  # of the keys that are kept
     keys: Positive = 256  # new keys a class and step, at most
     anchor_set: Literal["paper", "code"] = "paper"  # unlabelled anchors: all reliable pixels | the alpha percent of lowest entropy
     teacher: Literal["ema", "self"] = "ema"  # whose features are keys and prototypes: those of the averaged student | its own, detached
@@ -289,7 +366,10 @@ class Strong(Settings):
 
 
 class SemiTrain(Train):
-    """As [train], but averaged: the average labels in mode online, and gives L_c its keys."""
+    """As [train], but averaged: the average labels in mode online, and gives L_c its keys.
+
+    Without `layer_decay` each model has that of its own training.
+    """
 
     ema: float = Field(0.999, ge=0, lt=1)  # for thousands of steps; 0.998 for 1000, docs/tries.md
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from semivss.lock import locked
 from semivss.progress import say
 
 LOOK_EVERY = 0.5  # seconds
+FILES = "file."  # begins the names of inputs that are hashes of files outside the run
 _MANIFEST = "manifest.json"  # of a piecewise stage
 
 
@@ -55,6 +56,7 @@ class Stage:
     inputs: Mapping[str, str]
     # gets names of inputs; raises SemivssError if a change of them would lose what nobody can make again
     guard: Callable[[Sequence[str]], None] | None = None
+    absent: Mapping[str, str] = field(default_factory=dict)  # what holds of inputs that a stamp of an earlier version does not name
     piecewise: bool = False  # its work goes through the folder by itself, keeps what still fits and makes the rest anew
 
     def verdict(self) -> Verdict:
@@ -64,7 +66,7 @@ class Stage:
             unknown = not (self.piecewise or self._is_bare())
             return Verdict("other", "its stamp is gone", tuple(self.inputs)) if unknown else Verdict("to do")
         if changed := self._changed(state):
-            what = f"made with other inputs ({_described(state['inputs'], self.inputs, changed)})"
+            what = f"made with other inputs ({_described(self._known(state), self.inputs, changed)})"
             return Verdict("to do") if self._is_bare() else Verdict("other", what, changed)
         if not state["finished"]:
             return Verdict("begun")
@@ -132,16 +134,16 @@ class Stage:
     def _take_back(self) -> None:
         """A change that was taken back costs nothing as long as its own making is not finished."""
         old, here = _read(self._aside), _read(self.folder)
-        if not is_main_process() or old is None or not old["finished"] or old["inputs"] != self.inputs:
+        if not is_main_process() or old is None or not old["finished"] or self._changed(old):
             return
-        if self._is_bare() or (here is not None and not here["finished"] and here["inputs"] != self.inputs):
+        if self._is_bare() or (here is not None and not here["finished"] and self._known(here) != self.inputs):
             say(f"{self.name}: what was made with these inputs is taken back ({self.folder})")
             self._discard()
             self._aside.rename(self.folder)
 
     def wait(self) -> None:
         """Come back when the first process has finished the stage with these inputs; if it fails, the launcher ends all processes."""
-        while (state := _read(self.folder)) is None or not state["finished"] or state["inputs"] != self.inputs:
+        while (state := _read(self.folder)) is None or not state["finished"] or self._changed(state):
             time.sleep(LOOK_EVERY)
 
     def finish(self) -> None:
@@ -151,10 +153,18 @@ class Stage:
             shutil.rmtree(self._aside, ignore_errors=True)
 
     def _changed(self, state: Mapping[str, Any]) -> tuple[str, ...]:
-        """Names of the inputs that differ. A training that has begun goes on with other frames; a finished one is asked about them."""
-        old = state["inputs"]
-        names = [key for key in sorted(old.keys() | self.inputs.keys()) if old.get(key) != self.inputs.get(key)]
+        """Names of the inputs that differ. A training that has begun goes on with other frames; a finished one is asked about them.
+
+        A file that is no longer there, or that the stamp does not know yet, is no difference.
+        """
+        old = self._known(state)
+        gone = {key for key in old.keys() ^ self.inputs.keys() if key.startswith(FILES)}
+        names = [key for key in sorted(old.keys() | self.inputs.keys()) if old.get(key) != self.inputs.get(key) and key not in gone]
         return tuple(name for name in names if state["finished"] or not name.startswith("frames."))
+
+    def _known(self, state: Mapping[str, Any]) -> dict[str, str]:
+        """Inputs that the stamp says something of, by name or by not naming them."""
+        return {key: value for key, value in self.absent.items() if key in self.inputs} | state["inputs"]
 
     def _tell_other_frames(self) -> None:
         """Say what `_changed` tolerates: days of training are not lost over a frame, but the result is of neither data set alone."""

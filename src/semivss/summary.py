@@ -1,106 +1,156 @@
-"""What a recipe means before it runs: resolved settings, parameter counts, a memory estimate and the views of each stage."""
+"""What a recipe means before it runs: resolved settings, parameter counts, a memory estimate and the views of each stage; and its cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import torch
-from torch import Tensor, nn
-
-from semivss.data.labels import vspw124
-from semivss.losses.supervised import supervised_loss
-from semivss.models.segmenter import Segmenter
-from semivss.models.zoo import build_segmenter
+from semivss import layout
+from semivss.cost.model_cost import build_meta, count_parameters
+from semivss.cost.recipe_cost import (
+    SPEEDS,
+    LabellingCost,
+    Machine,
+    TrainingCost,
+    expected_classes,
+    recipe_costs,
+    switched_peak,
+    times,
+    training_cost,
+    training_recipes,
+)
 from semivss.recipe import Recipe, dump_recipe
-from semivss.settings import Model, Train, Views
+from semivss.settings import Views
 
 
 def describe(recipe: Recipe) -> str:
-    """The text of `semivss show`. Builds the model without its weight file and opens no data; class-dependent sizes assume 124 classes."""
-    model = _fresh(recipe.model)
-    parameters = sum(p.numel() for p in model.parameters())
-    a_sample = sample_memory(model, recipe)
+    """The text of `semivss show`. No model is made and no data opened; memory is that of one process on a GPU."""
+    labels = expected_classes(recipe.data.train[0])
     views = recipe.predict.views
-    lines = [
-        dump_recipe(recipe).rstrip(),
-        "",
-        f"# recipe hash      {recipe.digest()}",
-        f"# parameters       {parameters:,} ({_count(model.backbone):,} backbone, {_count(model.head):,} head)",
-        f"# training memory  {_memory(model, recipe.train, a_sample * recipe.train.batch)} of a batch of {recipe.train.batch}",
-        f"# a step           {recipe.train.batch * recipe.train.accumulate} crops of {_size(recipe.data.augment.crop)}",
-        f"# steps            {recipe.train.steps:,}",
-        "# evaluation       1 view a frame: scale 1, no flip",
-        *_semi_lines(recipe, model, a_sample),
-        f"# predict          {_count_views(views)}: {_views(views)}",
-    ]
-    return "\n".join(lines)
-
-
-def _semi_lines(recipe: Recipe, model: Segmenter, a_sample: int) -> Iterator[str]:
-    """What the stages beyond supervised training add."""
+    lines = [dump_recipe(recipe).rstrip(), "", f"# recipe hash      {recipe.digest()}"]
+    for name, own in training_recipes(recipe):
+        if name == "student":
+            cost = training_cost(name, own, labels, Machine())
+            parts = cost.parameters
+            lines += [
+                f"# parameters       {sum(parts.values()):,} ({parts['backbone']:,} backbone, {parts['head']:,} head)",
+                f"# training memory  {_memory(cost)} of a batch of {own.train.batch}",
+                f"# a step           {own.train.batch * own.train.accumulate} crops of {_size(own.data.augment.crop)}",
+                f"# steps            {own.train.steps:,}",
+                "# evaluation       1 view a frame: scale 1, no flip",
+            ]
+        if name == "retrained":
+            cost = training_cost(name, own, labels, Machine())
+            lines += [_retraining(recipe), f"# its memory       {_memory(cost)} of {cost.crops} crops"]
     if recipe.teacher is not None:
-        teacher = _fresh(recipe.teacher.model)
-        yield f"# teacher          {_count(teacher):,} parameters, {(recipe.teacher.train or recipe.train).steps:,} steps"
-    if (semi := recipe.semi) is None:
-        return
-    if semi.mode == "offline":
-        yield f"# pseudo labels    {_count_views(recipe.pseudo.views)}: {_views(recipe.pseudo.views)}"
+        parts = count_parameters(build_meta(recipe.teacher.model, labels))
+        lines += [f"# teacher          {sum(parts.values()):,} parameters, {(recipe.teacher.train or recipe.train).steps:,} steps"]
+    if recipe.semi is not None and recipe.semi.mode == "offline":
+        lines += [f"# pseudo labels    {_count_views(recipe.pseudo.views)}: {_views(recipe.pseudo.views)}"]
+    return "\n".join([*lines, f"# predict          {_count_views(views)}: {_views(views)}"])
+
+
+def describe_cost(recipe: Recipe, machine: Machine) -> str:
+    """The text of `semivss show --cost`. Raises RecipeError for a batch that the processes cannot share."""
+    trainings, labellings = recipe_costs(recipe, machine)
+    labels, recipes = expected_classes(recipe.data.train[0]), dict(training_recipes(recipe))
+    on = f"{machine.processes} {machine.device.upper()}{'s' * (machine.processes > 1)}{_speed(machine)}"
+    lines = [
+        f"# Cost on {on}, counted from shapes; a multiplication and an addition are 2 operations.",
+        "# Memory is of live tensors: an allocator and the kernels' work space come on top. Attention is counted with all its weights:",
+        "# the fused kernels of a GPU need less.",
+    ]
+    for training in trainings:
+        lines += _training_lines(training, switched_peak(recipes[training.name], labels, machine), machine)
+    for labelling in labellings:
+        lines += _labelling_lines(labelling, machine)
+    return "\n".join([*lines, _total(recipe, trainings, labellings, machine)])
+
+
+def _total(recipe: Recipe, trainings: Sequence[TrainingCost], labellings: Sequence[LabellingCost], machine: Machine) -> str:
+    """Every round, control and evaluation of the run."""
+    parts: list[float | None] = []
+    for training in trainings:
+        count = machine.processes * times(recipe, training.name)
+        own = [training.hours, *([] if training.evaluation is None else [training.evaluation.hours])]
+        parts += [None if hours is None else hours * count for hours in own]
+    for labelling in labellings:
+        again = len(layout.rounds(recipe)) if labelling.name == "pseudo labels" else 1
+        parts.append(None if labelling.hours is None else labelling.hours * again)
+    if machine.hours(1, "32") is None:
+        return f"# all               hours of a {machine.device.upper()} need its speed: give --tflops"
+    more = ", and sets of unknown length" if None in parts else ""
+    return f"# all               {_hours(sum(hours or 0 for hours in parts))} of one {machine.device.upper()}{more}"
+
+
+def _speed(machine: Machine) -> str:
+    if machine.speed is not None:
+        return f" at {machine.speed / 1e12:g} TFLOP/s each"
+    if machine.device == "gpu":
+        return " at " + " and ".join(
+            f"{speed / 1e12:g} TFLOP/s in {'float32' if name == '32' else 'bfloat16'}" for name, speed in SPEEDS.items()
+        )
+    return ""
+
+
+def _training_lines(cost: TrainingCost, other: int, machine: Machine) -> Iterator[str]:
+    backbone, head = (cost.parameters[part] / 1e6 for part in ("backbone", "head"))
+    yield f"# {cost.name}"
+    yield f"#   parameters      {backbone + head:,.1f} M: {backbone:,.1f} backbone, {head:,.1f} head"
+    crops = f"{cost.crops} crop{'s' * (cost.crops > 1)} of {_size(cost.size)} at a time"
+    shares = ", ".join(f"{_flop(flops)} {name}" for name, flops in cost.step.flops.items())
+    yield f"#   a pass          {_flop(cost.step.total_flops)} for {crops}: {shares}"
+    memory = ", ".join(f"{_bytes(size)} {name}" for name, size in cost.memory.items())
+    yield f"#   memory          {_bytes(cost.peak)} a {machine.device.upper()}: {memory}"
+    yield f"#   {'without' if cost.recompute else 'with'} model.recompute: {_bytes(other)}"
+    yield f"#   {cost.steps:,} steps".ljust(20) + f"{_flop(cost.flops)} each, {_flop(cost.flops * cost.steps)} in all{_colon(cost.hours)}"
+    if (evaluation := cost.evaluation) is not None:
+        frames = "" if evaluation.frames is None else f" of {evaluation.frames:,} frames"
+        line = f"#   {evaluation.times:,} evaluations{frames}: {_flop(evaluation.flops)} a frame"
+        yield f"{line}, {_bytes(evaluation.peak)} a {machine.device.upper()}{_colon(evaluation.hours)}"
+
+
+def _labelling_lines(cost: LabellingCost, machine: Machine) -> Iterator[str]:
+    models = f"{cost.models} model{'s' * (cost.models > 1)}"
+    yield f"# {cost.name}"
+    yield (
+        f"#   a frame         {_size(machine.frame)}: {cost.views} views, {cost.windows} windows, {models}: "
+        f"{_flop(cost.flops)}, {_bytes(cost.peak)}"
+    )
+    if cost.frames is not None:
+        hours = "" if cost.hours is None else f"{_colon(cost.hours)} of one {machine.device.upper()}"
+        yield f"#   {cost.frames:,} frames".ljust(20) + _flop(cost.frames * cost.flops) + hours
+
+
+def _colon(hours: float | None) -> str:
+    return "" if hours is None else f": {_hours(hours)}"
+
+
+def _retraining(recipe: Recipe) -> str:
+    semi = recipe.semi
+    assert semi is not None
     unlabelled = "" if semi.mode == "supervised" else f" and {semi.unlabelled_batch} unlabelled"
     rounds = f", {semi.rounds} rounds" if semi.rounds > 1 else ""
-    yield f"# retraining       {semi.mode}, {semi.train.steps:,} steps of {semi.train.batch} labelled{unlabelled} crops{rounds}"
-    samples = semi.train.batch + (0 if semi.mode == "supervised" else semi.strong.views * semi.unlabelled_batch)
-    contrast = semi.contrast
-    bank = 4 * len(model.label_set) * contrast.bank * contrast.channels if contrast.weight and semi.mode != "supervised" else 0
-    yield f"# its memory       {_memory(model, semi.train, a_sample * samples)} of {samples} crops, {bank / 2**20:,.0f} MB bank of L_c"
+    return f"# retraining       {semi.mode}, {semi.train.steps:,} steps of {semi.train.batch} labelled{unlabelled} crops{rounds}"
 
 
-def _fresh(model: Model) -> Segmenter:
-    """The model without its weight file, for 124 classes."""
-    return build_segmenter(model.model_copy(update={"weights": None, "pretrained": False}), vspw124())
-
-
-def _memory(model: Segmenter, train: Train, activations: int) -> str:
+def _memory(cost: TrainingCost) -> str:
     """The estimate in words."""
-    state = sum(p.numel() * p.element_size() for p in model.parameters()) * (5 if train.ema else 4)
-    kept = f"weights, gradients, AdamW{' and EMA' if train.ema else ''}"
-    return f"about {(state + activations) / 2**20:,.0f} MB: {state / 2**20:,.0f} MB {kept}, {activations / 2**20:,.0f} MB activations"
+    parts = ", ".join(f"{_bytes(size)} {name}" for name, size in cost.memory.items())
+    return f"about {_bytes(cost.peak)}: {parts}"
 
 
-def sample_memory(model: Segmenter, recipe: Recipe) -> int:
-    """Bytes that the crops of one sample keep for backward. Counted on one small crop, scaled by area."""
-    height, width = recipe.data.augment.crop
-    probe = (min(height, 256), min(width, 256))
-    share = height * width / (probe[0] * probe[1])
-    frames_a_sample = len(recipe.data.sampling.offsets) + 1 if recipe.data.sampling.offsets else recipe.data.sampling.frames
-    return int(_saved_bytes(model, recipe, probe) * share * frames_a_sample)
+def _bytes(size: float) -> str:
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
 
 
-def _saved_bytes(model: Segmenter, recipe: Recipe, size: tuple[int, int]) -> int:
-    """Bytes of distinct tensors that autograd keeps for one crop of `size`, weights left out. Two crops minus one removes constants."""
-    one, two = (_kept_for_backward(model, recipe, size, batch) for batch in (1, 2))
-    return max(two - one, 0)
+def _flop(count: float) -> str:
+    """With the prefix that leaves at most three digits before the point."""
+    for size, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T")):
+        if count >= size:
+            return f"{count / size:,.2f} {prefix}FLOP"
+    return f"{count / 1e9:,.2f} GFLOP"
 
 
-def _kept_for_backward(model: Segmenter, recipe: Recipe, size: tuple[int, int], batch: int) -> int:
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-    alive: list[Tensor] = []  # a freed storage could come back under the same address
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    frames = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8)
-    labels = torch.randint(0, 4, (batch, *size), dtype=torch.uint8)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        losses = supervised_loss(model(frames), labels, recipe.model, torch.Generator().manual_seed(0))
-    del losses
-    return sum(kept.values())
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 0.1 else f"{hours * 3600:,.1f} seconds"
 
 
 def _count_views(views: Views) -> str:
@@ -114,7 +164,10 @@ def _views(views: Views) -> str:
 def _view_parts(views: Views) -> Iterator[str]:
     yield "scales " + ", ".join(f"{scale:g}" for scale in views.scales) + (", each with its mirror image" if views.flip else "")
     yield f"windows of {_size(views.crop)}, step {_size(views.stride) if views.stride else 'two thirds'}" if views.crop else "whole frames"
-    yield f"frames resized to {_size(views.base)} first" if views.base else "frames at their own size"
+    if views.short_side is not None:
+        yield f"frames resized first, {views.short_side} pixels along their shorter side"
+    else:
+        yield f"frames resized to {_size(views.base)} first" if views.base else "frames at their own size"
 
 
 def _size(size: tuple[int, int] | None) -> str:

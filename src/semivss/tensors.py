@@ -58,8 +58,9 @@ class MaskLogits:
 class PixelLogits:
     """What a per-pixel head says."""
 
-    logits: Float[Tensor, "B C h w"]
+    logits: Float[Tensor, "B R h w"]  # R = C, unless `rows` tells otherwise
     pixel_features: Float[Tensor, "B D h w"]
+    rows: tuple[int, ...] | None = None  # the class that each channel counts for (`class_rows.py`); none = its own
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,7 @@ def views_hint(models: Sequence[Path], views: Views) -> str | None:
     sizes = {name: size for name in ("crop", "stride", "base") if (size := getattr(theirs, name)) is not None}
     words = ["--scales " + ",".join(f"{scale:g}" for scale in theirs.scales), *(["--flip"] if theirs.flip else [])]
     words += [f"--{name} {height}x{width}" for name, (height, width) in sizes.items()]
+    words += [] if theirs.short_side is None else [f"--short-side {theirs.short_side}"]
     count = len(theirs.scales) * (1 + theirs.flip)
     return f"1 view a frame; the recipe of {run} has {count}: {' '.join(words)}" if theirs != views else None
 

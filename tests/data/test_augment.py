@@ -136,6 +136,14 @@ def test_base_sets_the_size_at_scale_one():
     np.testing.assert_array_equal(labels, blocks(48, 64, cell=8)[::2, ::2])
 
 
+def test_the_shorter_side_sets_the_size_at_scale_one_and_keeps_the_aspect():
+    for size, crop in (((48, 64), (24, 32)), ((64, 48), (32, 24))):
+        recipe = PLAIN.model_copy(update={"crop": crop, "short_side": 24})
+        frame, labels = one(np.full((*size, 3), 7, np.uint8), blocks(*size, cell=8), recipe)
+        assert (frame == 7).all()
+        np.testing.assert_array_equal(labels, blocks(*size, cell=8)[::2, ::2])
+
+
 def test_light_changes_the_frame_only_and_a_neutral_change_is_nothing():
     strong = PLAIN.model_copy(update={"photometric": True})
     changed = [one(picture(), blocks(), strong, seed) for seed in range(12)]

@@ -14,11 +14,13 @@ from filelock import FileLock
 from PIL import Image
 from torch import Tensor, nn
 
+from semivss.accelerator import choose_accelerator
 from semivss.data.labels import LabelSet
 from semivss.data.policy import DefectCounter
 from semivss.data.video import VideoFile, VideoWriter
 from semivss.data.vspw import read_vspw
 from semivss.errors import DataError, DefectError, SemivssError
+from semivss.infer import job
 from semivss.infer.inputs import ClipInput, Frames, OnDefect, open_inputs
 from semivss.infer.predict import predict
 from semivss.infer.stream import stream_distribution
@@ -26,6 +28,7 @@ from semivss.infer.views import views_from
 from semivss.posterior import entropy
 from semivss.settings import Predict, Views
 from semivss.tensors import PixelLogits
+from semivss.train import processes
 
 CLASSES = LabelSet("three", ("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), (False,) * 3)
 QUICK = Predict(entropy=False, overlay="none")
@@ -319,3 +322,66 @@ def test_videos_that_the_reader_left_out_stand_in_the_manifest(opened, tmp_path)
     manifest = json.loads((out / "manifest.json").read_text())
     assert done.defects["missing_video"] == manifest["defects"]["missing_video"]["count"] == 1
     assert manifest["defects"]["missing_video"]["files"] == [f"{root / 'val.txt'}: v2"]
+
+
+def test_windows_that_do_not_fit_memory_are_told_in_one_line_with_remedies(tmp_path: Path) -> None:
+    class Greedy(ColorModel):
+        def forward(self, frames: Tensor) -> PixelLogits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    inputs = open_inputs(frame_folder(tmp_path / "in" / "clip"))
+    with pytest.raises(SemivssError, match=r"clip, frame 1: out of memory with 4 windows at a time; lower predict.batch in the recipe"):
+        predict([Greedy()], inputs, tmp_path / "out", QUICK)
+
+
+class Travelling(ColorModel):
+    """Notes where it is sent, and stays."""
+
+    def to(self, *places, **_more):
+        self.sent = [*getattr(self, "sent", []), *places]
+        return self
+
+
+def test_models_on_the_cpu_are_sent_to_the_device_that_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr("semivss.infer.job.choose_accelerator", lambda: "cuda")
+    models = [Travelling(), Travelling()]
+    predict(models, open_inputs(frame_folder(tmp_path / "video")), tmp_path / "out", QUICK)
+    assert [model.sent for model in models] == [["cuda"], ["cuda"]]
+
+
+def test_training_and_prediction_choose_the_same_device(monkeypatch):
+    assert choose_accelerator() in {"cpu", "cuda", "mps"}
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_accelerator() == ("cuda" if torch.cuda.is_available() else "mps")
+    assert processes.choose_accelerator is job.choose_accelerator is choose_accelerator
+
+
+class Product(ColorModel):
+    """Its answer is a matrix product, which autocast runs in bfloat16."""
+
+    def forward(self, frames: Tensor) -> PixelLogits:
+        self.kind = (frames.float().movedim(1, 3) @ (torch.eye(3) * self.gain)).dtype
+        return PixelLogits((frames.float().movedim(1, 3) @ (torch.eye(3) * self.gain)).movedim(3, 1), frames.float())
+
+
+def test_bf16_is_the_models_alone():
+    model, frame = Product().eval(), picture(16, 24, 0)
+    exact, rough = (next(stream_distribution([model], None, [frame], precision=kind)) for kind in ("32", "bf16"))
+    assert model.kind == torch.bfloat16
+    assert exact.dtype == rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    torch.testing.assert_close(rough.sum(0), torch.ones(16, 24))
+    torch.testing.assert_close(rough, exact, atol=0.05, rtol=0)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_record_of_before_a_setting_existed_is_finished(tmp_path):
+    inputs, out = open_inputs(frame_folder(tmp_path / "video")), tmp_path / "out"
+    predict([ColorModel()], inputs, out, QUICK)
+    (record,) = (out / "records").glob("*.jsonl")
+    head, rest = record.read_text().split("\n", 1)
+    older = json.loads(head)
+    del older["made_from"]["precision"], older["made_from"]["views"]["short_side"]
+    record.write_text(json.dumps(older) + "\n" + rest)
+    assert predict([ColorModel()], inputs, out, QUICK).skipped == ("video",)
+    assert predict([ColorModel()], inputs, out, QUICK.model_copy(update={"precision": "bf16"})).predicted == ("video",)

@@ -176,6 +176,13 @@ def test_a_base_size_is_the_size_at_scale_one() -> None:
     assert fused(smooth(120, 160), view).shape == (3, 120, 160)
 
 
+def test_the_shorter_side_is_that_of_landscape_and_portrait_alike():
+    assert View(short_side=896).size((480, 853)) == (896, 1592)
+    assert View(short_side=896).size((853, 480)) == (1592, 896)
+    assert View(512 / 896, short_side=896).size((1080, 1920)) == (512, 912)
+    assert views_from(Views(short_side=64))[0].short_side == 64
+
+
 def test_scaled_views_have_whole_cells_and_a_smallest_size() -> None:
     assert View(0.7).size((101, 203)) == (72, 144)
     assert View(0.1).size((40, 400)) == (32, 40)

@@ -14,7 +14,9 @@ from semivss.posterior import class_distribution
 from semivss.settings import Mask2FormerHead, Model, PixelHead
 from semivss.tensors import MaskLogits, PixelLogits
 
-BACKBONES = ["tiny", "timm/tf_efficientnet_lite0", "timm/resnet18", "timm/convnext_atto", "timm/swin_tiny_patch4_window7_224"]
+TRUNKS = ["beit_tiny", "vit_adapter_tiny", "vit_adapter_plain_tiny", "one_peace_tiny"]
+TIMM = ["timm/tf_efficientnet_lite0", "timm/resnet18", "timm/convnext_atto", "timm/swin_tiny_patch4_window7_224"]
+BACKBONES = ["tiny", *TIMM, "swin_tiny", *TRUNKS]
 LABELS = LabelSet("colours", ("red", "green", "blue"), distinct_colors(3), (True, False, False))
 SMALL = Mask2FormerHead(
     channels=32, queries=5, encoder_layers=1, decoder_layers=3, heads=4, encoder_feedforward=32, feedforward=32, points=200

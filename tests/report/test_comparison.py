@@ -85,3 +85,16 @@ def test_nothing_compared_no_table() -> None:
 def test_what_is_no_table_is_refused(content: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"comparison: .*score again"):
         comparison(RECIPE, content)
+
+
+def test_a_warning_about_a_set_is_no_column_and_comes_once() -> None:
+    content = {model: sets | {"val": sets["val"] | {"warning": "seen"}} for model, sets in CONTENT.items()}
+    table = comparison(RECIPE, content)
+    assert table is not None
+    assert table.warnings == (("val", "seen"),)
+    assert table.columns == ("mIoU", "VC8", "mIoU", "VC8")
+    plain = comparison(RECIPE, CONTENT)
+    assert plain is not None
+    assert plain.warnings == ()
+    with pytest.raises(DataError, match=r"not \{model"):
+        comparison(RECIPE, {"student": {"val": {"warning": 1}}})

@@ -78,6 +78,7 @@ def run_rank(
     from semivss.losses.matcher import NonFiniteCost
     from semivss.train import loop, method, semi
     from semivss.train.method import Given
+    from semivss.train.sharding import whole
 
     runs, counts, losses = [], [], []
     run, pooled, supervised_loss = loop.Run, loop.pooled, method.supervised_loss
@@ -102,7 +103,7 @@ def run_rank(
     if rank == unsure_rank:
         semi.cut = lambda *arguments: 0.0
     loop.train(recipe, out, given=before and Given(before / "student" / "model", [open_pseudo(before / "pseudo")]))
-    weights = {"model": runs[0].segmenter.state_dict(), "best": runs[0].best.state_dict()}
+    weights = {"model": whole(runs[0].segmenter.state_dict()), "best": runs[0].best().state_dict()}
     kept = {"method": runs[0].method.state_dict()}
     torch.save(
         weights | kept | {"skipped": runs[0].counters.skipped, "counts": [one.counts.tolist() for one in counts]}, out / f"rank{rank}.pt"
@@ -117,12 +118,66 @@ def train_ddp(
     before: Path | None = None,
     unsure_rank: int | None = None,
 ) -> list[dict]:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     ranks = [start(run_rank, rank, 2, port, recipe, out, failing_step, last_step, before, unsure_rank) for rank in range(2)]
     assert [wait(rank) for rank in ranks] == ([0, 0] if last_step is None else [-signal.SIGKILL] * 2)
     return [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2) if last_step is None]
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def run_steps(rank: int, world: int, port: int, recipe: Recipe, out: Path, steps: int, failing_part: int | None = None) -> None:
+    """Optimiser steps on made-up crops, one a process; a process alone goes through all of them one after the other.
+
+    Leaves losses, gradient norms and whole parameters in `out`/steps<rank>.pt. Every process and crop gets the same random points.
+    The micro-batch `failing_part`, counted over all steps, has no finite loss.
+    """
+    _alone()
+    if world > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    from semivss.data.toy import toy_labels
+    from semivss.models.zoo import build_segmenter
+    from semivss.tensors import Batch
+    from semivss.train import steps as steps_module
+    from semivss.train.method import Supervised
+    from semivss.train.optim import build_optimizer
+    from semivss.train.processes import start_fabric
+    from semivss.train.sharding import is_sharded, whole
+
+    steps_module.seed_of = lambda *_: 7
+    fabric = start_fabric(recipe)
+    torch.manual_seed(0)
+    method = Supervised(recipe, (), build_segmenter(recipe.model, toy_labels()))
+    before = {name: parameter.detach().clone() for name, parameter in method.module.named_parameters()}
+    module = fabric.setup_module(method.module)
+    optimizer = fabric.setup_optimizers(build_optimizer(method.module, recipe.train))
+    training = steps_module.Training(method, module.train(), optimizer, None)
+    forward, parts = steps_module._forward, []
+
+    def remember_part(*arguments):
+        parts.append(forward(*arguments))
+        return None if len(parts) - 1 == failing_part else parts[-1]
+
+    steps_module._forward = remember_part
+    crops = torch.randint(0, 256, (2, 1, 1, 3, 64, 96), dtype=torch.uint8)
+    stripes = torch.arange(96).div(32, rounding_mode="floor").to(torch.uint8).expand(64, 96)  # three classes in each
+    batches = [
+        Batch(frames, labels[None, None], ("any",)) for frames, labels in zip(crops, (stripes, stripes.T.reshape(64, 96)), strict=True)
+    ]
+    results = []
+    for step in range(steps):
+        own = iter(batches[rank : rank + 1] * recipe.train.accumulate if world > 1 else batches)
+        results.append(steps_module.train_step(fabric, training, own, recipe.train, step))
+    cut = sum(getattr(value, "to_local", lambda value=value: value)().shape != value.shape for value in method.module.parameters())
+    ended = {name: whole(parameter.detach()) for name, parameter in method.module.named_parameters()}
+    norms = [result.norm for result in results]
+    kept = {"before": before, "after": ended, "norms": norms, "sharded": is_sharded(method.module), "parts": cut}
+    torch.save(kept | {"losses": [sum(result.terms.values()) for result in results]}, out / f"steps{world}_{rank}.pt")
 
 
 def equal(left: dict, right: dict) -> bool:

@@ -6,6 +6,7 @@ from children import equal, run_label, start, train_ddp, wait
 
 from semivss.data.policy import DefectCounter
 from semivss.data.source import open_source
+from semivss.infer.views import View
 from semivss.models.segmenter import Segmenter
 from semivss.recipe import Recipe
 from semivss.train.evaluate import Validation, evaluate
@@ -36,10 +37,17 @@ def test_ddp_ranks_end_with_identical_weights_and_one_set_of_files(ended, tmp_pa
 
 def test_ddp_scores_are_the_integer_counts_of_one_process(ended, recipe, tmp_path):
     model = Segmenter.from_pretrained(tmp_path / "run" / "model")
-    validation = Validation.of(open_source(recipe.data.val), "strict", None)
+    validation = Validation.of(open_source(recipe.data.val), "strict", View())
     confusion, _ = evaluate(model, validation, 0, DefectCounter())
     assert confusion.counts.sum() == 4 * 48 * 64
     assert [rank["counts"] for rank in ended] == [[confusion.counts.tolist()]] * 2
+
+
+@pytest.mark.parametrize("backbone", ["vit_adapter_tiny"])
+def test_ddp_trains_a_trunk_with_rates_by_layer_and_recomputed_layers(recipe, tmp_path, backbone):
+    model = recipe.model.model_copy(update={"backbone": backbone, "recompute": True, "drop_path": 0.1})
+    first, second = train_ddp(short(recipe.model_copy(update={"model": model}), layer_decay=0.9), tmp_path / "run")
+    assert equal(first["model"], second["model"])
 
 
 def test_ddp_skips_a_step_on_both_when_one_has_no_finite_loss(recipe, tmp_path):

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from semivss.errors import DataError, DefectError, SemivssError
 from semivss.losses.matcher import NonFiniteCost
 from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
-from semivss.recipe import Recipe
+from semivss.plan import training
+from semivss.recipe import Recipe, parse_recipe
 from semivss.train import loop, method
 from semivss.train.loop import train
+from semivss.train.too_large import too_large_crops
 
 
 def changed(recipe: Recipe, **sections) -> Recipe:
@@ -51,9 +55,9 @@ def test_the_saved_model_is_the_best_one_not_the_last(recipe, tmp_path, monkeypa
     recipe = changed(recipe, train={"steps": 6, "evaluate_every": 2})
     original, models = loop.evaluate, []
 
-    def evaluate(model, *arguments):
+    def evaluate(model, *arguments, **more):
         models.append({key: value.clone() for key, value in model.state_dict().items()})
-        _, rows = original(model, *arguments)
+        _, rows = original(model, *arguments, **more)
         right = (1, 9, 4)[len(models) - 1]  # the second evaluation is the best
         return Confusion(3, np.pad(np.diag([right] * 3) + np.eye(3, k=1, dtype=int) * (10 - right), ((0, 1), (0, 1)))), rows
 
@@ -189,3 +193,75 @@ def test_accumulated_halves_equal_one_batch(recipe, tmp_path, monkeypatch):
         train(changed(plain, train={"steps": 1, "batch": batch, "accumulate": accumulate, "warmup": 0, "log_every": 1}), out)
         norms.append((float(journal(out)[0]["gradient_norm"]), float(journal(out)[0]["loss"])))
     np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)
+
+
+FULL = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(FULL), MemoryError()], ids=type)
+def test_crops_that_do_not_fit_memory_are_told_in_one_line_with_remedies(recipe, tmp_path, monkeypatch, error):
+    def fail(*_given):
+        raise error
+
+    monkeypatch.setattr(loop, "train_step", fail)
+    with pytest.raises(SemivssError) as caught:
+        train(recipe, tmp_path / "run")
+    told = str(caught.value)
+    assert told.startswith("tiny: out of memory with 2 crops of 32x48 in 1 process, in step 1; set model.recompute = true, ")
+    assert told.endswith("or lower data.augment.crop (semivss show --cost tells what each needs)")
+    assert "\n" not in told
+
+
+def test_frames_and_loading_that_do_not_fit_are_not_laid_to_the_crops(recipe, tmp_path, monkeypatch):
+    def fail(*_given, **_more):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    short = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": 1})})
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", fail)
+        with pytest.raises(
+            SemivssError, match=r"4 whole frames at a time, in the evaluation after step 1; lower train.evaluate_batch, set"
+        ):
+            train(short, tmp_path / "one")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "build_segmenter", fail)
+        with pytest.raises(
+            SemivssError, match=r"out of memory with a model round \S+, before the first step; choose a smaller model.backbone or"
+        ):
+            train(short, tmp_path / "three")
+    monkeypatch.setattr(loop.Supervised, "batches", lambda *_given: map(fail, [1]))
+    with pytest.raises(SemivssError, match=r"out of memory with 0 loader processes and a cache of 256 MB in each, while frames were read"):
+        train(short, tmp_path / "two")
+
+
+def test_keys_of_what_does_not_fit_are_those_of_the_stage(recipe, monkeypatch):
+    tree = recipe.model_dump(mode="json") | {"semi": {"mode": "offline", "retrain_teacher": True}, "teacher": {"train": {}}}
+    whole = parse_recipe(tree | {"data": tree["data"] | {"unlabelled": tree["data"]["train"], "sampling": {"offsets": [1, 2]}}})
+    told = []
+
+    def remember(own, folder, *, sections, given=None):
+        told.append((folder.name, str(too_large_crops(own, sections, SimpleNamespace(world_size=1, device=torch.device("cpu")), 1))))
+
+    monkeypatch.setattr(loop, "train", remember)
+    monkeypatch.setattr("semivss.plan.open_pseudo", lambda *_given, **_more: None)
+    for step in training(whole, Path("run")):
+        if step.together:
+            step.make()
+    lines = dict(told)
+    assert "set model.recompute = true" in lines["student"]
+    assert "with 6 crops of" in lines["student"]
+    assert "lower train.batch and raise train.accumulate" in lines["student"]
+    assert "set teacher.model.recompute = true" in lines["teacher"]
+    assert "lower teacher.train.batch and raise teacher.train.accumulate" in lines["teacher"]
+    for name in ("retrained", "retrained_teacher"):
+        assert "lower semi.train.batch and semi.unlabelled_batch and raise semi.train.accumulate" in lines[name]
+    assert "set teacher.model.recompute = true" in lines["retrained_teacher"]
+
+
+def test_other_errors_of_torch_stay_what_they_are(recipe, tmp_path, monkeypatch):
+    def fail(*_given):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(loop, "train_step", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        train(recipe, tmp_path / "run")

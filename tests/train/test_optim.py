@@ -5,13 +5,16 @@ import torch
 from torch import nn
 
 from semivss.data.labels import LabelSet, distinct_colors
+from semivss.errors import RecipeError
 from semivss.models.zoo import build_segmenter
-from semivss.settings import Model, Train
+from semivss.recipe import checked
+from semivss.settings import Mask2FormerHead, Model, Train
 from semivss.train.ema import AveragedModel
 from semivss.train.optim import build_optimizer, learning_rate, named_roles, set_learning_rate
 
 CLASSES = LabelSet("three", ("a", "b", "c"), distinct_colors(3), (False,) * 3)
 HEAD = {"channels": 32, "queries": 4, "encoder_layers": 1, "decoder_layers": 2, "heads": 2, "encoder_feedforward": 16, "feedforward": 16}
+SMALL = {"mask2former": Mask2FormerHead(**HEAD)}
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +110,65 @@ def test_a_constant_model_is_its_own_average():
     for step in range(20):
         average.update(model, step)
     torch.testing.assert_close(average.module.weight, model.weight, rtol=0, atol=0)
+
+
+def by_name(model: nn.Module, train: Train) -> dict[str, tuple[float, float]]:
+    """Scale and weight decay of each parameter."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = build_optimizer(model, train).param_groups
+    found = {names[id(parameter)]: (group["scale"], group["weight_decay"]) for group in groups for parameter in group["params"]}
+    assert len(found) == sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in model.parameters())
+    return found
+
+
+def test_rates_fall_from_block_to_block():
+    model = nn.ModuleDict({"segmenter": build_segmenter(Model(backbone="vit_adapter_tiny", head="mask2former", **SMALL), CLASSES)})
+    found = by_name(model, Train(layer_decay=0.5, weight_decay=0.05))
+    trunk = "segmenter.backbone.trunk."
+    assert found[f"{trunk}patch_embed.proj.weight"] == (0.5**5, 0.05)
+    assert found[f"{trunk}cls_token"] == (0.5**5, 0.0)
+    for block in range(4):
+        assert found[f"{trunk}blocks.{block}.attn.qkv.weight"] == (0.5 ** (4 - block), 0.05)
+        assert found[f"{trunk}blocks.{block}.attn.relative_position_bias_table"] == (0.5 ** (4 - block), 0.0)
+        assert found[f"{trunk}blocks.{block}.gamma_1"] == (0.5 ** (4 - block), 0.0)
+    for name in ("backbone.spm.stem.0.weight", "backbone.up.weight", "head.classify.weight", "head.pixel_decoder.mask_projection.weight"):
+        assert found[f"segmenter.{name}"] == (1.0, 0.05)
+    for name in ("backbone.level_embed", "head.transformer.queries_features.weight", "head.classify.bias", "backbone.norm1.weight"):
+        assert found[f"segmenter.{name}"] == (1.0, 0.0)
+
+
+def test_published_groups_slow_the_predictors_and_shrink_tokens_and_tables():
+    model = build_segmenter(Model(backbone="one_peace_tiny", head="mask2former", **SMALL), CLASSES)
+    sane, published = (by_name(model, Train(layer_decay=0.5, compat=compat)) for compat in (False, True))
+    slow = {name for name in sane if sane[name][0] != published[name][0]}
+    assert {name.removeprefix("head.transformer.").split(".")[0] for name in slow} == {
+        "head",
+        "queries_embedder",
+        "queries_features",
+        "level_embed",
+        "decoder",
+    }
+    assert all(published[name][0] == 0.5**5 and sane[name][0] == 1.0 for name in slow)
+    shrunk = {name for name in sane if sane[name][1] != published[name][1]}
+    assert all(sane[name][1] == 0 and published[name][1] == 0.05 for name in shrunk)
+    assert {"backbone.trunk.image_adapter.pos_embed", "backbone.trunk.encoder.layers.0.rel_pos_table.weight"} <= shrunk
+
+
+def test_rates_by_layer_need_layers(mask2former):
+    with pytest.raises(RecipeError, match="trunk of equal blocks"):
+        build_optimizer(mask2former, Train(layer_decay=0.9))
+    with pytest.raises(RecipeError, match=r"compat .* set train\.layer_decay"):
+        checked(Train, "train", compat=True)
+
+
+def test_a_step_with_rates_by_layer_moves_each_layer_by_its_rate():
+    model = build_segmenter(Model(backbone="beit_tiny", **SMALL), CLASSES)
+    optimizer = build_optimizer(model, Train(layer_decay=0.5, weight_decay=0.0))
+    set_learning_rate(optimizer, 0.01)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()  # of AdamW: the first step is as long as the rate
+    for name, share in (("backbone.trunk.blocks.0.norm1.bias", 0.5**4), ("backbone.trunk.cls_token", 0.5**5), ("head.classify.bias", 1)):
+        moved = (before[name] - model.get_parameter(name)).abs().mean().item()
+        assert moved == pytest.approx(0.01 * share, rel=1e-4)

@@ -20,6 +20,7 @@ from semivss.errors import SemivssError, WeightsError
 from semivss.pipeline import train_stage
 from semivss.recipe import Recipe, dump_recipe
 from semivss.train import loop
+from semivss.train.checkpoint import load_checkpoint
 from semivss.train.loop import train
 
 
@@ -140,9 +141,9 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for(recipe, tmp_path, mon
     train(recipe, tmp_path / "whole")
     original = loop.evaluate
 
-    def interrupted(model, validation, panel_frames, defects, stopped):
+    def interrupted(*given, **more):
         os.kill(os.getpid(), signal.SIGINT)
-        return original(model, validation, panel_frames, defects, stopped)
+        return original(*given, **more)
 
     monkeypatch.setattr(loop, "evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -188,6 +189,18 @@ def test_another_recipe_is_refused_and_says_what_differs(recipe, tmp_path):
     train(changed(short, data={"workers": 2, "cache_mb": 0}), tmp_path / "run")  # nothing that changes a weight
     train(changed(short, train={"lr": 0.01}), tmp_path / "run", resume=False)
     assert (tmp_path / "run" / "last.ckpt").read_bytes() != saved
+
+
+def test_a_checkpoint_of_before_a_setting_existed_goes_on(recipe, tmp_path):
+    with power_cut(5):
+        train(recipe, tmp_path)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    settings = json.loads(state["recipe"])
+    del settings["train"]["layer_decay"], settings["data"]["train"][0]["weight"], settings["model"]["mask2former"]["mask_channels"]
+    torch.save(state | {"recipe": json.dumps(settings)}, tmp_path / "last.ckpt")
+    assert load_checkpoint(tmp_path / "last.ckpt", recipe)["counters"]["step"] == 4
+    with pytest.raises(SemivssError, match=r"was made with train\.layer_decay = null, the recipe says 0\.9"):
+        load_checkpoint(tmp_path / "last.ckpt", changed(recipe, train={"layer_decay": 0.9}))
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "foreign"])

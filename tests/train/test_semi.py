@@ -261,6 +261,25 @@ def test_two_processes_retrain_as_one_and_go_on_after_a_kill(labelled_run, tmp_p
         assert equal(bank, banks[0])
 
 
+def test_two_processes_share_out_a_retraining(labelled_run, tmp_path):
+    """Representation head, averaged teacher and bank as well; what is saved is whole."""
+    settings = {"unlabelled_batch": 4, "threshold": {"alpha": 40}, "contrast": {"confidence": 0}}
+    recipe = retraining_recipe(semi_recipe(labelled_run / "tiny_world", **settings, train={"sharding": "full", "steps": 3}))
+    first, second = train_ddp(recipe, tmp_path, before=labelled_run / "run")
+    assert equal(first["model"], second["model"])
+    assert equal(first["best"], second["best"])
+    bank = first["method"]["bank"]
+    assert int(bank["lengths"].min()) > 0
+    assert equal(bank, second["method"]["bank"])
+    begun = Segmenter.from_pretrained(labelled_run / "run" / "student" / "model").state_dict()
+    saved = Segmenter.from_pretrained(tmp_path / "model").state_dict()
+    assert equal(saved, first["best"])
+    assert not equal(saved, begun)
+    # a single process reads the checkpoint, which is at its end
+    alone = retraining_recipe(semi_recipe(labelled_run / "tiny_world", **settings, train={"steps": 3}))
+    train(alone, tmp_path, given=Given(labelled_run / "run" / "student" / "model", [open_pseudo(labelled_run / "run" / "pseudo")]))
+
+
 def test_averaged_prototypes_are_refused_with_several_processes(labelled_run, tmp_path, monkeypatch):
     monkeypatch.setattr(Fabric, "world_size", 2)
     with pytest.raises(SemivssError, match="prototypes works in one process"):

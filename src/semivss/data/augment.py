@@ -156,6 +156,8 @@ def _draw_crop(
     """A geometry that obeys the class-share limit (or the last of ten tries), and the labels under it."""
     source = labels[0].shape[:2]
     scale = generator.uniform(*settings.scale)
+    if settings.short_side is not None:
+        scale *= settings.short_side / min(source)
     height, width = settings.base or source
     resized = max(1, round(height * scale)), max(1, round(width * scale))
     flip = bool(generator.random() < settings.flip)

@@ -69,12 +69,12 @@ def _kept(job: Job, videos: Sequence[InputVideo], wanted: Float64[np.ndarray, "C
 
 
 def _mean_distribution(job: Job, videos: Sequence[InputVideo]) -> Float64[np.ndarray, "C"]:
-    single = replace(job, views=(View(base=job.views[0].base),))
+    single = replace(job, views=(View(base=job.views[0].base, short_side=job.views[0].short_side),))
     total, pixels = np.zeros(len(job.label_set)), 0
     for video in track(videos, "look at the classes", total=len(videos), unit="videos"):
         sample = (pair for number, pair in enumerate(video.frames(_overlook)) if number % EVERY == 0)
         for one in labelled_frames(single, video.name, sample):
-            total += one.p.double().sum((1, 2)).cpu().numpy()
+            total += one.p.cpu().double().sum((1, 2)).numpy()  # Apple's GPUs have no float64
             pixels += one.p.shape[1] * one.p.shape[2]
     return total / max(pixels, 1)
 

@@ -6,17 +6,21 @@ from typing import Any
 
 from PIL import Image
 
+from semivss.defaults import completed
 from semivss.digest import file_sha256
 from semivss.errors import SemivssError
 from semivss.infer.writer import read_record
 from semivss.progress import say
 
 
-def is_finished(out: Path, video: str, key: dict[str, Any], *, keep_corrections: bool = False) -> bool:
+def is_finished(
+    out: Path, video: str, key: dict[str, Any], *, keep_corrections: bool = False, absent: dict[str, Any] | None = None
+) -> bool:
     """Whether the record of `video` is of the same making (`key`) and its files have the recorded sizes; says why not.
 
     Args:
         keep_corrections: a label file changed by hand counts as it is.
+        absent: what holds of parts of the key that a record of an earlier version does not name.
 
     Raises:
         DataError: the record is damaged.
@@ -27,7 +31,7 @@ def is_finished(out: Path, video: str, key: dict[str, Any], *, keep_corrections:
         return False
     entries = [line for line in lines if "path" in line]
     corrected = _corrected(out, video, entries) if keep_corrections else []
-    reason = _reason(out, lines[0], [entry for entry in entries if entry["path"] not in corrected], key)
+    reason = _reason(out, lines[0], [entry for entry in entries if entry["path"] not in corrected], key, absent or {})
     if reason is None:
         return True
     if corrected:
@@ -39,9 +43,10 @@ def is_finished(out: Path, video: str, key: dict[str, Any], *, keep_corrections:
     return False
 
 
-def _reason(out: Path, head: dict[str, Any], entries: Sequence[dict[str, Any]], key: dict[str, Any]) -> str | None:
+def _reason(out: Path, head: dict[str, Any], entries: Sequence[dict[str, Any]], key: dict[str, Any], absent: dict[str, Any]) -> str | None:
     """Why the video has to be made anew; none if it may stay."""
-    changed = [name for name in key if head.get("made_from", {}).get(name) != key[name]]
+    before = completed(head.get("made_from", {}), absent)
+    changed = [name for name in key if before.get(name) != key[name]]
     if changed:
         return f"made before with other {', '.join(changed)}"
     for entry in entries:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from semivss.accelerator import choose_accelerator
 from semivss.data.clips import VideoDataset
 from semivss.data.labels import LabelSet
 from semivss.data.policy import Defect, DefectCounter, Policy
@@ -21,10 +22,11 @@ from semivss.errors import DataError, DefectError, SemivssError
 from semivss.infer.finished import is_finished
 from semivss.infer.inputs import Frames, InputVideo, from_dataset
 from semivss.infer.manifest import write_manifest
-from semivss.infer.stream import FrameModel, NotFiniteError, stream_distribution
+from semivss.infer.stream import FrameModel, NotFiniteError, device_of, stream_distribution
 from semivss.infer.views import View
 from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers, overlay_path, read_record, record_path
 from semivss.lock import locked
+from semivss.out_of_memory import is_out_of_memory, not_fitting
 from semivss.progress import say, track
 from semivss.temporal.window import Labelled, window_mean
 
@@ -44,6 +46,7 @@ class Job:
     """Everything that is the same for all videos."""
 
     title: str  # of the progress bar
+    section: str  # of the recipe
     models: Sequence[FrameModel]
     shares: Sequence[float]
     views: tuple[View, ...]
@@ -51,7 +54,9 @@ class Job:
     policy: Policy
     out: Path
     made_from: dict[str, Any]  # a video made from anything else is made anew
+    absent: dict[str, Any]  # what holds of parts of `made_from` that records of an earlier version do not name
     product: Callable[[str, np.ndarray, Tensor], Product]  # stem, frame and its distribution
+    precision: str = "32"
     window: int = 0  # frames on either side that join a distribution
     overlay: str = "none"
     fps: float = 15.0  # of overlays made from frame folders
@@ -80,7 +85,7 @@ def run_job(job: Job, inputs: VideoDataset | Sequence[InputVideo], left_out: Def
 
 def _make_all(job: Job, videos: Sequence[InputVideo], left_out: DefectCounter) -> Predicted:
     keys = {video.name: job.made_from | {"input": video.identity()} for video in videos}
-    todo = [video for video in videos if not is_finished(job.out, video.name, keys[video.name], keep_corrections=job.keep_corrections)]
+    todo = [video for video in videos if not _is_finished(job, video.name, keys[video.name])]
     counts = [video.count() for video in todo]
     total = sum(count or 0 for count in counts) if None not in counts else None
     steps = (stem for video in todo for stem in _make_video(job, video, keys[video.name]))
@@ -94,6 +99,10 @@ def _make_all(job: Job, videos: Sequence[InputVideo], left_out: DefectCounter) -
     if counter:
         say(f"frames or videos left out, named in {job.out / 'manifest.json'}: {counter}")
     return Predicted(tuple(video.name for video in todo), done, frames, counter.counts())
+
+
+def _is_finished(job: Job, video: str, key: dict[str, Any]) -> bool:
+    return is_finished(job.out, video, key, keep_corrections=job.keep_corrections, absent=job.absent)
 
 
 def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[str]:
@@ -122,11 +131,17 @@ def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[st
 
 
 def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
-    """Each frame with its distribution. Raises SemivssError for a model whose values are not finite."""
+    """Each frame with its distribution; models that lie on the CPU are brought to the GPU first, where there is one.
+
+    Raises SemivssError for a model whose values are not finite, and where there is not memory enough.
+    """
     waiting: deque[tuple[str, np.ndarray]] = deque()  # frames that the stream has read ahead
     done = 0
     try:
-        for p in stream_distribution(job.models, job.shares, _noted(frames, waiting), job.views, job.batch):
+        for model in job.models:
+            if isinstance(model, nn.Module) and device_of(model).type == "cpu":
+                model.to(choose_accelerator())
+        for p in stream_distribution(job.models, job.shares, _noted(frames, waiting), job.views, job.batch, job.precision):
             done += 1
             yield Labelled(*waiting.popleft(), p)
     except NotFiniteError as error:
@@ -135,6 +150,13 @@ def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
             f"{video}/{stem}: model {error.model + 1} of {len(job.models)} (SHA-256 {digest[:12]}) gives values that are not finite; "
             "its weights are damaged or its training diverged: train it again with a smaller rate, or leave it out"
         ) from error
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        remedies = [] if job.batch == 1 else [f"lower {job.section}.batch in the recipe"]
+        remedies += ['set precision = "bf16"'] if job.precision == "32" and device_of(job.models[0]).type == "cuda" else []
+        remedies += ["cut smaller windows (views.crop)", "take smaller scales"]
+        raise not_fitting(f"{video}, frame {done + 1}", f"{job.batch} windows at a time", remedies, device_of(job.models[0])) from error
 
 
 def _noted(frames: Frames, waiting: deque[tuple[str, np.ndarray]]) -> Iterator[np.ndarray]:

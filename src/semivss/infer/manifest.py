@@ -27,9 +27,9 @@ def made_from(models: Sequence[FrameModel], shares: Sequence[float], settings: P
 
 
 def model_hash(model: FrameModel) -> str:
-    """SHA-256 over classes, distribution rule, settings and every weight of a model."""
+    """SHA-256 over classes, distribution rule, settings that are not at their default, and every weight of a model."""
     settings = getattr(model, "settings", None)  # a Segmenter's; other models are told apart by their type
-    kind = settings.model_dump(mode="json") if settings else type(model).__name__
+    kind = settings.model_dump(mode="json", exclude_defaults=True) if settings else type(model).__name__
     described = [list(model.label_set.names), model.label_set.colors, model.rule, kind]
     digest = hashlib.sha256(json.dumps(described).encode())
     if isinstance(model, nn.Module):

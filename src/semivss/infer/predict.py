@@ -11,6 +11,7 @@ from torch import Tensor
 from semivss.data.clips import VideoDataset
 from semivss.data.codes import code_of_entropy
 from semivss.data.policy import DefectCounter, Policy
+from semivss.defaults import defaults
 from semivss.infer.inputs import InputVideo
 from semivss.infer.job import Job, Predicted, run_job
 from semivss.infer.manifest import made_from
@@ -40,7 +41,8 @@ def predict(
     there, and made anew (one line says why) otherwise. The frame rate of an overlay is that of the video file, else `settings.fps`.
 
     Args:
-        models: one, or an ensemble of models of the same classes. They are set to evaluation mode.
+        models: one, or an ensemble of models of the same classes. They are set to evaluation mode and,
+            where they lie on the CPU, moved to the machine's GPU if it has one; they stay there.
         inputs: a data set, or what `open_inputs` found.
         out: folder; one process at a time writes into it.
         settings: views, and what to write.
@@ -56,6 +58,7 @@ def predict(
     shares = ensemble_shares(models, weights)
     job = Job(
         "predict",
+        "predict",
         models,
         shares,
         views_from(settings.views),
@@ -63,7 +66,9 @@ def predict(
         policy,
         Path(out),
         made_from(models, shares, settings),
+        defaults(settings),
         partial(_product, settings=settings),
+        precision=settings.precision,
         overlay=settings.overlay,
         fps=settings.fps,
     )

@@ -22,6 +22,7 @@ from semivss.data.codes import BINS
 from semivss.data.labels import IGNORE, LabelSet
 from semivss.data.policy import DefectCounter, Policy
 from semivss.data.pseudo import HISTOGRAM, KIND
+from semivss.defaults import defaults
 from semivss.errors import SemivssError
 from semivss.infer.alignment import aligned
 from semivss.infer.inputs import InputVideo
@@ -48,7 +49,8 @@ def pseudo_label(
 ) -> Predicted:
     """Label every frame of every video with the ensemble's mean distribution: its arg max, and its entropy as a 16-bit code.
 
-    Views, ensemble, restart and policies are those of `predict`. With `settings.window` the distributions of neighbouring frames, warped by
+    Views, ensemble, device, restart and policies are those of `predict`.
+    With `settings.window` the distributions of neighbouring frames, warped by
     optical flow, join the mean. Label files that a person corrected are kept, and never written over.
 
     Args:
@@ -64,6 +66,7 @@ def pseudo_label(
     out, label_set = Path(out), models[0].label_set
     job = Job(
         "pseudo-label",
+        "pseudo",
         models,
         shares,
         views_from(settings.views),
@@ -71,7 +74,9 @@ def pseudo_label(
         policy,
         out,
         made_from(models, shares, settings),
+        defaults(settings),
         partial(_product, settings=settings),
+        precision=settings.precision,
         window=settings.window,
         histogram=True,
         keep_corrections=True,

@@ -62,6 +62,7 @@ def stream_distribution(
     frames: Iterable[Frame],
     views: Sequence[View] = (View(),),
     batch: int = 4,
+    precision: str = "32",
 ) -> Iterator[Float[Tensor, "C _ _"]]:
     """One class distribution per frame, in order, float32, on the models' device; it sums to 1 in each pixel.
 
@@ -75,6 +76,7 @@ def stream_distribution(
         views: see `views_from`.
         batch: most windows in a forward pass; windows of equal size run together, across views and, where one frame does not fill
             a batch, across frames.
+        precision: "32" leaves the models' forward pass as it is; "bf16" runs it under autocast, with results in float32.
 
     Raises:
         SemivssError: models with different classes, or weights that are no weights.
@@ -84,7 +86,7 @@ def stream_distribution(
     seen = 0
     for chunk in _chunks(frames, views, batch):
         try:
-            yield from _fused(models, shares, chunk, views, batch)
+            yield from _fused(models, shares, chunk, views, batch, precision)
         except NotFiniteError as error:
             raise NotFiniteError(error.model, seen + error.frame) from None
         seen += len(chunk)
@@ -136,9 +138,9 @@ def _chunks(frames: Iterable[Frame], views: Sequence[View], batch: int) -> Itera
 
 
 def _fused(
-    models: Sequence[FrameModel], shares: Sequence[float], chunk: list[Tensor], views: Sequence[View], batch: int
+    models: Sequence[FrameModel], shares: Sequence[float], chunk: list[Tensor], views: Sequence[View], batch: int, precision: str
 ) -> Iterator[Tensor]:
-    pieces = _pieces(models, chunk, views, batch)
+    pieces = _pieces(models, chunk, views, batch, precision)
     if len(chunk) > 1:  # at most one batch of windows a model, held as logits, so that the sums can be made one after the other
         pieces = iter(sorted(pieces, key=lambda piece: piece.frame))
     size = (chunk[0].shape[1], chunk[0].shape[2])
@@ -158,7 +160,7 @@ def _sum(models: Sequence[FrameModel], shares: Sequence[float], pieces: Iterable
     return total
 
 
-def _pieces(models: Sequence[FrameModel], chunk: list[Tensor], views: Sequence[View], batch: int) -> Iterator[_Piece]:
+def _pieces(models: Sequence[FrameModel], chunk: list[Tensor], views: Sequence[View], batch: int, precision: str) -> Iterator[_Piece]:
     """All pieces of a chunk with their outputs; windows of equal size go through a model together."""
     size = (chunk[0].shape[1], chunk[0].shape[2])
     for number, model in enumerate(models):
@@ -166,7 +168,7 @@ def _pieces(models: Sequence[FrameModel], chunk: list[Tensor], views: Sequence[V
         jobs.sort(key=lambda job: (job.window.height, job.window.width))
         for _, group in itertools.groupby(jobs, key=lambda job: (job.window.height, job.window.width)):
             for together in _batched(group, batch):
-                yield from _forward(model, together, chunk)
+                yield from _forward(model, together, chunk, precision)
 
 
 def _batched(items: Iterable[_Piece], size: int) -> Iterator[list[_Piece]]:
@@ -176,15 +178,33 @@ def _batched(items: Iterable[_Piece], size: int) -> Iterator[list[_Piece]]:
 
 
 @torch.inference_mode()
-def _forward(model: FrameModel, jobs: list[_Piece], chunk: list[Tensor]) -> list[_Piece]:
+def _forward(model: FrameModel, jobs: list[_Piece], chunk: list[Tensor], precision: str) -> list[_Piece]:
     assert not model.training, "call model.eval() before predicting"
-    output = model(_cut(jobs, chunk).to(next((p.device for p in model.parameters()), torch.device("cpu"))))
+    frames = _cut(jobs, chunk).to(device_of(model))
+    if precision == "bf16":  # entered here, for what is set in a generator stays set outside it
+        with torch.autocast(frames.device.type, torch.bfloat16):
+            output = _in_float32(model(frames))
+    else:
+        output = model(frames)
     answered = [replace(job, output=_one(output, index)) for index, job in enumerate(jobs)]
     for job in answered if not _is_finite(output) else ():
         assert job.output is not None
         if not _is_finite(job.output):
             raise NotFiniteError(job.model, job.frame)
     return answered
+
+
+def device_of(model: FrameModel) -> torch.device:
+    """Where the weights lie; the CPU for a model that has none."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _in_float32(output: MaskLogits | PixelLogits) -> MaskLogits | PixelLogits:
+    match output:
+        case PixelLogits():
+            return replace(output, logits=output.logits.float())
+        case MaskLogits():
+            return replace(output, class_logits=output.class_logits.float(), mask_logits=output.mask_logits.float())
 
 
 def _is_finite(output: MaskLogits | PixelLogits) -> bool:
@@ -212,6 +232,6 @@ def _one(output: MaskLogits | PixelLogits, index: int) -> MaskLogits | PixelLogi
     own = slice(index, index + 1)
     match output:
         case PixelLogits():
-            return PixelLogits(output.logits[own], output.pixel_features[own])
+            return PixelLogits(output.logits[own], output.pixel_features[own], output.rows)
         case MaskLogits():
             return MaskLogits(output.class_logits[own], output.mask_logits[own], output.pixel_features[own])

@@ -63,6 +63,7 @@ class View:
     crop: Size | None = None  # none = the whole view is one window
     stride: Size | None = None  # none = two thirds of the crop
     base: Size | None = None  # size at scale 1; none = the frame's own
+    short_side: int | None = None  # instead of base: length of the shorter side at scale 1
 
     def size(self, frame: Size) -> Size:
         """Size of the scaled view of a frame of size `frame`.
@@ -70,6 +71,9 @@ class View:
         A view that is resized anyway gets sides that are multiples of 4, so that a model's stride-4 maps cover it exactly.
         """
         start = self.base or frame
+        if self.short_side is not None:
+            grown = self.scale * self.short_side / min(frame)
+            return _scaled(frame[0], grown), _scaled(frame[1], grown)
         if self.scale == 1:
             return start
         return _scaled(start[0], self.scale), _scaled(start[1], self.scale)
@@ -149,7 +153,7 @@ def views_from(settings: Views) -> tuple[View, ...]:
     if stride and not crop:
         raise RecipeError(f"views.stride {stride[0]}x{stride[1]} has no views.crop to step; set the crop too")
     flips = (False, True) if settings.flip else (False,)
-    return tuple(View(scale, flip, crop, stride, settings.base) for scale in settings.scales for flip in flips)
+    return tuple(View(scale, flip, crop, stride, settings.base, settings.short_side) for scale in settings.scales for flip in flips)
 
 
 def default_stride(crop: Size) -> Size:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from semivss.full_precision import full_precision
 from semivss.losses.bank import MemoryBank
 from semivss.losses.contrast_sets import ByClass, ContrastSets
 
@@ -167,7 +168,7 @@ def contrastive_loss(
     Raises:
         NonFiniteCost: the teacher's representation is NaN or infinite. Skip the step and count it.
     """
-    with torch.autocast(z.device.type, enabled=False):
+    with full_precision(z):
         keys = bank.choose(sets.negatives, generator)
         new_keys = bank.add(pixel_rows(teacher.detach(), keys.pixels), keys.counts)
         present = sets.positives.counts > 0

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from semivss.full_precision import full_precision
 from semivss.losses.matcher import Matches, assign, matching_costs, mean_count
 from semivss.losses.points import Points, ValidPixels
 from semivss.posterior import covered_pixels
@@ -36,7 +37,7 @@ def mask_loss(
     Raises:
         NonFiniteCost: NaN or infinite logits.
     """
-    with torch.autocast(labels.device.type, enabled=False):
+    with full_precision(labels):
         cells = (output.mask_logits.shape[-2], output.mask_logits.shape[-1])
         return mask_terms(output, ValidPixels(labels, cells, generator), settings, factors)
 
@@ -45,20 +46,37 @@ def mask_terms(
     output: MaskLogits, pixels: ValidPixels, settings: Mask2FormerHead, factors: Float[Tensor, "B"] | None = None
 ) -> dict[str, Tensor]:
     """As `mask_loss`; the points come from `pixels`."""
-    classes = torch.stack([output.class_logits, *(layer[0] for layer in output.auxiliary)]).float()
-    masks = torch.stack([output.mask_logits, *(layer[1] for layer in output.auxiliary)]).float()
+    classes, masks = layers_of(output)
     targets = target_classes(pixels.labels, classes.shape[-1] - 1, settings.min_area)
     costs = pair_costs(classes, masks, pixels, targets, settings)
     count = mean_count(sum(map(len, targets)), costs)
-    matches = assign(costs, targets)
+    return matched_terms(classes, masks, assign(costs, targets), count, pixels, settings, factors)
+
+
+def layers_of(output: MaskLogits) -> tuple[Float[Tensor, "L B Q C1"], Float[Tensor, "L B Q h w"]]:
+    """Class and mask logits of all layers, float32."""
+    classes = torch.stack([output.class_logits, *(layer[0] for layer in output.auxiliary)]).float()
+    return classes, torch.stack([output.mask_logits, *(layer[1] for layer in output.auxiliary)]).float()
+
+
+def matched_terms(
+    classes: Float[Tensor, "L B Q C1"],
+    masks: Float[Tensor, "L B Q h w"],
+    matches: Matches,
+    count: Float[Tensor, ""],
+    pixels: ValidPixels,
+    settings: Mask2FormerHead,
+    factors: Float[Tensor, "B"] | None = None,
+) -> dict[str, Tensor]:
+    """As `mask_loss`, of queries that are matched already; `count` is the number of target masks of a process."""
     bce, dice = point_losses(masks, matches, pixels, settings, factors)
     terms = {
         "class": settings.class_weight * class_loss(classes, matches, settings.no_object_weight * valid_mass(masks, pixels.labels)),
         "mask": settings.mask_weight * bce / count,
         "dice": settings.dice_weight * dice / count,
     }
-    last = {name: term[0] for name, term in terms.items()}
-    return last | {f"{name}_aux": term[1:].sum() for name, term in terms.items()} if output.auxiliary else last
+    last = {name: term[0].clone() for name, term in terms.items()}  # no views: fully_shard hangs its hooks on what comes out
+    return last | {f"{name}_aux": term[1:].sum() for name, term in terms.items()} if len(masks) > 1 else last
 
 
 def target_classes(labels: UInt8[Tensor, "B H W"], classes: int, min_area: int = 1) -> list[list[int]]:

@@ -1,11 +1,14 @@
 """A Segmenter's output and labels in, named and weighted loss terms out; their sum is what is minimised."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from semivss.posterior import class_distribution, resize_maps
+from semivss.full_precision import full_precision
+from semivss.posterior import class_distribution, pixel_logits
 from semivss.settings import Model
 from semivss.tensors import IGNORE, MaskLogits, PixelLogits
 
@@ -33,7 +36,7 @@ def supervised_loss(
     """
     match output:
         case PixelLogits():
-            return {"cross_entropy": pixel_loss(output.logits, labels)}
+            return {"cross_entropy": pixel_loss(output.logits, labels, output.rows)}
         case MaskLogits():
             from semivss.losses.mask import mask_loss
 
@@ -41,11 +44,14 @@ def supervised_loss(
             return terms | ({"likelihood": likelihood * distribution_loss(output, labels, settings.rule)} if likelihood else {})
 
 
-def pixel_loss(logits: Float[Tensor, "B C h w"], labels: UInt8[Tensor, "B H W"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy over the valid pixels of all images, after resizing the logits; 0 (with a gradient of 0) when there are none."""
+def pixel_loss(logits: Float[Tensor, "B R h w"], labels: UInt8[Tensor, "B H W"], rows: Sequence[int] | None = None) -> Float[Tensor, ""]:
+    """Mean cross-entropy over the valid pixels of all images, after resizing the logits; 0 (with a gradient of 0) when there are none.
+
+    `rows` as in PixelLogits.
+    """
     size = (labels.shape[1], labels.shape[2])
-    with torch.autocast(logits.device.type, enabled=False):
-        total = F.cross_entropy(resize_maps(logits.float(), size), labels.long(), ignore_index=IGNORE, reduction="sum")
+    with full_precision(logits):
+        total = F.cross_entropy(pixel_logits(logits.float(), rows, size), labels.long(), ignore_index=IGNORE, reduction="sum")
     return total / (labels != IGNORE).sum().clamp_min(1)
 
 

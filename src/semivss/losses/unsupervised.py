@@ -3,13 +3,16 @@
 Letters: B images, C classes, H W image size, h w size of the logit maps.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from semivss.full_precision import full_precision
 from semivss.losses.supervised import distribution_loss
-from semivss.posterior import resize_maps
+from semivss.posterior import pixel_logits
 from semivss.settings import Model, Semi
 from semivss.tensors import IGNORE, MaskLogits, PixelLogits, Split
 
@@ -38,7 +41,7 @@ def unsupervised_loss(
     """
     match output:
         case PixelLogits():
-            terms = {"cross_entropy": pixel_unsupervised_loss(output.logits, split, limit=semi.max_area_factor)}
+            terms = {"cross_entropy": pixel_unsupervised_loss(output.logits, split, output.rows, limit=semi.max_area_factor)}
         case MaskLogits():
             from semivss.losses.mask import mask_loss
 
@@ -51,8 +54,9 @@ def unsupervised_loss(
 
 
 def pixel_unsupervised_loss(
-    logits: Float[Tensor, "B C h w"],
+    logits: Float[Tensor, "B R h w"],
     split: Split,
+    rows: Sequence[int] | None = None,
     *,
     limit: float | None = 5.0,
     count_ignored: bool = False,
@@ -63,14 +67,15 @@ def pixel_unsupervised_loss(
     Args:
         logits: the student's; resized to the labels.
         split: pseudo labels.
+        rows: as in PixelLogits.
         limit: largest factor; none = no limit, as published.
         count_ignored: N_all counts every pixel, as published, instead of those with a pseudo label.
         align_corners: how logits are resized, see `posterior.resize_maps`; true as published.
     """
     labels, reliable = split.labels, (split.labels != IGNORE).sum()
     size = (labels.shape[1], labels.shape[2])
-    with torch.autocast(logits.device.type, enabled=False):
-        large = resize_maps(logits.float(), size, align_corners)
+    with full_precision(logits):
+        large = pixel_logits(logits.float(), rows, size, align_corners)
         total = F.cross_entropy(large, labels.long(), ignore_index=IGNORE, reduction="sum")
     return reliable_factor(split, limit=limit, count_ignored=count_ignored) * total / reliable.clamp_min(1)
 

@@ -1,38 +1,61 @@
 """A Segmenter in, a folder of config.json, model.safetensors and README.md out, and back; offline, without pickle."""
 
-import hashlib
+import contextlib
+import errno
 import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 import semivss
 from semivss.atomic import atomic_set, newest
 from semivss.data.labels import LabelSet
+from semivss.digest import file_sha256
 from semivss.errors import DataError, WeightsError
 from semivss.models.segmenter import Segmenter
+from semivss.models.weights.weight_file import CONFIG, WeightFile, read_config
 from semivss.settings import Model
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+WEIGHTS, CARD = "model.safetensors", "README.md"
 FORMAT = 1  # of config.json; raised when an older reader would misunderstand it
 _REMEDY = "copy the model folder again or train anew"
 
 Kind = TypeVar("Kind", bound=Segmenter)
 
 
-def save_segmenter(segmenter: Segmenter, folder: Path) -> None:
+@dataclass(frozen=True)
+class Origin:
+    """Where converted weights came from; part of config.json and of the card."""
+
+    files: dict[str, str]  # name without its folder, SHA-256
+    family: str  # in words
+    notes: tuple[str, ...] = ()  # what became of classes and head
+
+
+def save_segmenter(segmenter: Segmenter, folder: Path, origin: Origin | None = None) -> None:
     """Write the three files in one step: config.json holds the hash of the weights, and a kill must not leave the one without the other.
+
+    The weights go from where they lie into the file; those of a model on the CPU are in memory once.
 
     Raises:
         SemivssError: the folder cannot be written or is full.
     """
-    from safetensors.torch import save
+    config = _config(segmenter) | ({} if origin is None else {"origin": asdict(origin)})
 
-    weights = save({key: value.detach().cpu().contiguous() for key, value in segmenter.state_dict().items()})
-    config = _config(segmenter, hashlib.sha256(weights).hexdigest())
-    described = (json.dumps(config, indent=1, ensure_ascii=False) + "\n").encode()
+    def weights(path: Path) -> None:
+        _write_weights({key: value.detach().cpu().contiguous() for key, value in segmenter.state_dict().items()}, path)
+
+    def described(path: Path) -> bytes:
+        complete = config | {"weights_sha256": file_sha256(path.with_name(WEIGHTS))}
+        return (json.dumps(complete, indent=1, ensure_ascii=False) + "\n").encode()
+
     atomic_set(folder, {WEIGHTS: weights, CARD: _card(config).encode(), CONFIG: described})
 
 
@@ -42,15 +65,39 @@ def load_segmenter(kind: type[Kind], folder: Path) -> Kind:
     Raises:
         WeightsError: a file is missing, damaged, from a newer version, or does not belong to the others.
     """
-    described, weights = newest(folder, CONFIG), newest(folder, WEIGHTS)
-    config = _read_config(described)
-    segmenter = _build(kind, config, described)
-    state = _read_weights(weights, config.get("weights_sha256"))
-    _fill(segmenter, state, weights)
+    config = _read_config(newest(folder, CONFIG))
+    settings, labels = _described(config, newest(folder, CONFIG))
+    segmenter = _build(kind, settings, labels)
+    _fill(segmenter, _read_weights(newest(folder, WEIGHTS), config.get("weights_sha256")), newest(folder, WEIGHTS))
     return segmenter.eval()
 
 
-def _config(segmenter: Segmenter, digest: str) -> dict[str, Any]:
+def is_ours(folder: Path) -> bool:
+    """Whether semivss wrote the folder. Raises WeightsError for a config.json that is no JSON table."""
+    return read_config(folder).get("library") == "semivss"
+
+
+def read_folder(folder: Path) -> tuple[WeightFile, Model, LabelSet]:
+    """What is saved in `folder`, without building the model. Raises WeightsError as `load_segmenter` does."""
+    config, weights = _read_config(newest(folder, CONFIG)), newest(folder, WEIGHTS)
+    settings, labels = _described(config, newest(folder, CONFIG))
+    return WeightFile(folder, "safetensors", _read_weights(weights, config.get("weights_sha256")), (weights,), config), settings, labels
+
+
+def _write_weights(state: dict[str, Tensor], path: Path) -> None:
+    """Raises OSError for a file that cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(state, path)
+    except SafetensorError as error:
+        code = re.search(r"code: (\d+)|os error (\d+)", str(error))  # it tells the error of the system in words only
+        number = int(code[1] or code[2]) if code else errno.EIO
+        raise OSError(number, os.strerror(number)) from error
+
+
+def _config(segmenter: Segmenter) -> dict[str, Any]:
     labels = segmenter.label_set
     built_from = segmenter.settings.model_copy(update={"weights": None, "pretrained": False})  # the file beside holds the weights
     return {
@@ -67,7 +114,6 @@ def _config(segmenter: Segmenter, digest: str) -> dict[str, Any]:
         "image_mean": (segmenter.mean.flatten() / 255).tolist(),
         "image_std": (segmenter.std.flatten() / 255).tolist(),
         "parameters": sum(parameter.numel() for parameter in segmenter.parameters()),
-        "weights_sha256": digest,
     }
 
 
@@ -84,7 +130,7 @@ tags: [semantic-segmentation, video]
 
 Semantic segmentation of video frames into {len(names)} classes ({config["label_set"]}): {classes}.
 {config["parameters"] / 1e6:.2f} M parameters; written by semivss {config["version"]}.
-How it was trained stands in the `recipe.toml` of its run.
+{_origin(config.get("origin"))}
 
 ```python
 from semivss.models.segmenter import Segmenter
@@ -96,6 +142,13 @@ p = class_distribution(model(frames), frames.shape[-2:], model.rule)  # frames: 
 
 Or: `semivss predict this/folder VIDEO --out predictions`.
 """
+
+
+def _origin(origin: Mapping[str, Any] | None) -> str:
+    if origin is None:
+        return "How it was trained stands in the `recipe.toml` of its run."
+    files = ", ".join(f"`{name}` (SHA-256 {digest})" for name, digest in origin["files"].items())
+    return " ".join([f"Converted from {origin['family']}: {files}.", *(f"{note[0].upper()}{note[1:]}." for note in origin["notes"])])
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -115,31 +168,35 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _build(kind: type[Kind], config: dict[str, Any], path: Path) -> Kind:
-    from semivss.models.zoo import build_backbone, build_head
-
+def _described(config: dict[str, Any], path: Path) -> tuple[Model, LabelSet]:
     try:
         settings = Model.model_validate(config["model"])
         names = tuple(config["id2label"][str(index)] for index in range(len(config["id2label"])))
         labels = LabelSet(config["label_set"], names, tuple((r, g, b) for r, g, b in config["colors"]), tuple(config["things"]))
     except (KeyError, TypeError, ValueError, ValidationError, DataError) as error:
         raise WeightsError(f"{path}: damaged, its model or class section makes no sense; {_REMEDY}") from error
-    backbone = build_backbone(settings)
-    return kind(backbone, build_head(settings, backbone.channels, len(labels)), labels, settings)
+    return settings, labels
+
+
+def _build(kind: type[Kind], settings: Model, labels: LabelSet) -> Kind:
+    from semivss.models.zoo import TRUNKS, build_backbone, build_head
+
+    # the large models are built without memory, as all they need lies in the file; others may keep tensors that no file has
+    with torch.device("meta") if settings.backbone in TRUNKS else contextlib.nullcontext():
+        backbone = build_backbone(settings)
+        return kind(backbone, build_head(settings, backbone.channels, len(labels)), labels, settings)
 
 
 def _read_weights(path: Path, digest: object) -> dict[str, Tensor]:
     from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.torch import load_file
 
     try:
-        data = path.read_bytes()
+        if file_sha256(path) != digest:
+            raise WeightsError(f"{path}: damaged, or not the weights that {CONFIG} belongs to (SHA-256 differs); {_REMEDY}")
+        return load_file(path)  # mapped, not read: a large model is in memory once
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise WeightsError(f"{path}: damaged, or not the weights that {CONFIG} belongs to (SHA-256 differs); {_REMEDY}")
-    try:
-        return load(data)
     except SafetensorError as error:
         raise WeightsError(f"{path}: not a safetensors file; {_REMEDY}") from error
 
@@ -148,7 +205,11 @@ def _fill(segmenter: Segmenter, state: dict[str, Tensor], path: Path) -> None:
     expected = segmenter.state_dict()
     if wrong := sorted(key for key in expected.keys() | state.keys() if _shape(expected, key) != _shape(state, key)):
         raise WeightsError(f"{path}: {len(wrong)} tensors do not fit the model in {CONFIG}, the first is {wrong[0]}; {_REMEDY}")
-    segmenter.load_state_dict(state)
+    if not any(tensor.is_meta for tensor in expected.values()):
+        segmenter.load_state_dict(state)
+        return
+    segmenter.load_state_dict({key: tensor.to(expected[key].dtype) for key, tensor in state.items()}, assign=True)
+    segmenter.to(memory_format=torch.channels_last)  # as built; a tensor that is assigned keeps the layout of the file
 
 
 def _shape(state: dict[str, Tensor], key: str) -> tuple[int, ...] | None:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder, Mask2FormerTransformerModule
 
+from semivss.class_rows import merge_rows
 from semivss.errors import RecipeError
-from semivss.models.deform_attn import DeformableAttention
+from semivss.models.deform_attn import PixelDecoderAttention
 from semivss.settings import Mask2FormerHead
 from semivss.tensors import MaskLogits
 
@@ -19,12 +20,13 @@ GROUPS = 32  # of transformers' group normalisation
 class Mask2Former(nn.Module):
     """Pixel decoder (deformable attention over strides 8, 16, 32), transformer decoder (masked attention), predictions of every layer."""
 
-    def __init__(self, inputs: Sequence[int], classes: int, settings: Mask2FormerHead) -> None:
+    def __init__(self, inputs: Sequence[int], classes: int, settings: Mask2FormerHead, rows: Sequence[int] | None = None) -> None:
         """
         Args:
             inputs: channels of the pyramid's maps, finest first.
             classes: number of classes C; the logits have C + 1 columns, "no object" last.
             settings: sizes.
+            rows: the class that each row of the classifier but the last counts for, C = none; none = one row a class.
 
         Raises:
             RecipeError: the channels are no multiple of 32.
@@ -37,20 +39,27 @@ class Mask2Former(nn.Module):
         config = transformers_config(settings, classes)
         self.pixel_decoder = Mask2FormerPixelDecoder(config, list(inputs))
         self.transformer = Mask2FormerTransformerModule(settings.channels, config)
-        self.classify = nn.Linear(settings.channels, classes + 1)
+        self.classify = nn.Linear(settings.channels, (classes if rows is None else len(rows)) + 1)
+        self._classes, self._rows = classes, None if rows is None else (*rows, classes)
         _initialise(self.pixel_decoder, self.transformer)
         for layer in self.pixel_decoder.encoder.layers:  # the parameters keep their names
-            layer.self_attn = DeformableAttention(settings.channels, settings.heads)
+            layer.self_attn = PixelDecoderAttention(settings.channels, settings.heads)
 
     def forward(self, pyramid: Sequence[Tensor]) -> MaskLogits:
         """Logits at the finest map's size. Training mode adds those of the earlier layers, the one before the first layer included."""
         pixels = self.pixel_decoder(list(pyramid), output_hidden_states=False)
         decoded = self.transformer(pixels.multi_scale_features, pixels.mask_features)
         queries = decoded.intermediate_hidden_states if self.training else decoded.intermediate_hidden_states[-1:]
-        classes = self.classify(torch.stack(queries)).transpose(1, 2)  # layers, B, Q, C + 1
+        classes = self.classify(torch.stack(queries)).transpose(1, 2)  # layers, B, Q, rows + 1
+        if self._rows is not None:
+            classes = merge_rows(classes, self._rows, self._classes + 1)
         masks = decoded.masks_queries_logits[-len(queries) :]
         auxiliary = tuple(zip(classes[:-1].unbind(0), masks[:-1], strict=True))
         return MaskLogits(classes[-1], masks[-1], pixels.mask_features, auxiliary)
+
+    def units(self) -> list[nn.Module]:
+        """The parts that `recompute` wraps one by one: transformers declares none."""
+        return [*self.pixel_decoder.encoder.layers, *self.transformer.decoder.layers]
 
 
 def transformers_config(settings: Mask2FormerHead, classes: int) -> Mask2FormerConfig:
@@ -58,7 +67,7 @@ def transformers_config(settings: Mask2FormerHead, classes: int) -> Mask2FormerC
     return Mask2FormerConfig(
         num_labels=classes,
         feature_size=settings.channels,
-        mask_feature_size=settings.channels,
+        mask_feature_size=settings.mask_channels or settings.channels,
         hidden_dim=settings.channels,
         num_queries=settings.queries,
         encoder_layers=settings.encoder_layers,

@@ -1,5 +1,7 @@
 """What every backbone is: normalised frames in, four feature maps out."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,3 +16,7 @@ class Pyramid(nn.Module):
     def forward(self, frames: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, ...]:
         """Four maps (B, channels[i], H/s, W/s), s = 4, 8, 16, 32; H and W are multiples of 32."""
         raise NotImplementedError
+
+    def units(self) -> Sequence[nn.Module]:
+        """The parts that `recompute` wraps one by one, in order: blocks and the like, without running statistics. None by default."""
+        return ()

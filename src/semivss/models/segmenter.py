@@ -82,7 +82,7 @@ def take_images(output: MaskLogits | PixelLogits, images: slice | Int64[Tensor, 
     features = output.pixel_features[images]
     match output:
         case PixelLogits():
-            return PixelLogits(output.logits[images], features)
+            return PixelLogits(output.logits[images], features, output.rows)
         case MaskLogits():
             auxiliary = tuple((classes[images], masks[images]) for classes, masks in output.auxiliary)
             return MaskLogits(output.class_logits[images], output.mask_logits[images], features, auxiliary)
@@ -94,7 +94,7 @@ def crop_maps(output: MaskLogits | PixelLogits, size: tuple[int, int]) -> MaskLo
     features = output.pixel_features[..., :high, :wide]
     match output:
         case PixelLogits():
-            return PixelLogits(output.logits[..., :high, :wide], features)
+            return PixelLogits(output.logits[..., :high, :wide], features, output.rows)
         case MaskLogits():
             auxiliary = tuple((classes, masks[..., :high, :wide]) for classes, masks in output.auxiliary)
             return replace(output, mask_logits=output.mask_logits[..., :high, :wide], pixel_features=features, auxiliary=auxiliary)

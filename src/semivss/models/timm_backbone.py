@@ -1,17 +1,17 @@
 """Normalised frames in, feature maps of stride 4, 8, 16, 32 out: any model of timm that has such stages."""
 
 import difflib
+from collections.abc import Iterator
 from typing import Any
 
 import timm
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from semivss.errors import WeightsError
 from semivss.models.pyramid import Pyramid
-
-STRIDES = (4, 8, 16, 32)
+from semivss.models.recompute import without_statistics
+from semivss.models.strides import STRIDES, demand_strides
 
 
 class TimmBackbone(Pyramid):
@@ -40,13 +40,26 @@ class TimmBackbone(Pyramid):
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
         cfg = timm.get_pretrained_cfg(name, allow_unregistered=True) or timm.models.PretrainedCfg()
         self.mean, self.std = tuple(cfg.mean), tuple(cfg.std)
-        _check_sizes(self, name)
+        demand_strides(self, f"timm/{name}")
 
     def forward(self, frames: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, ...]:
         """See Pyramid."""
         maps = self.body(frames)
         picked = (maps[pick] for pick in self._picks)
         return tuple(level.permute(0, 3, 1, 2).contiguous() if self._channels_last else level for level in picked)
+
+    def units(self) -> list[nn.Module]:
+        """See Pyramid: timm's blocks, which are called so, as far as they have no batch norms."""
+        return without_statistics(_blocks(self.body))
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost ones."""
+    for part in module.children():
+        if type(part).__name__.endswith("Block"):
+            yield part
+        else:
+            yield from _blocks(part)
 
 
 def _create(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
@@ -75,20 +88,3 @@ def _features(name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module
         remedy = "check the network, or set model.weights to a local file" if pretrained else "take another model"
         raise WeightsError(f"backbone timm/{name}: timm cannot build its feature maps ({reason}); {remedy}") from error
     return body
-
-
-def _check_sizes(backbone: TimmBackbone, name: str) -> None:
-    """A model for one image size refuses this one, better now than at the first batch."""
-    training = backbone.training
-    backbone.eval()
-    try:
-        with torch.no_grad():
-            shapes = [tuple(level.shape[1:]) for level in backbone(torch.zeros(1, 3, 64, 96))]
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise WeightsError(
-            f"backbone timm/{name}: works at one image size only ({error}); take another model such as timm/resnet18"
-        ) from error
-    finally:
-        backbone.train(training)
-    if shapes != [(width, 64 // stride, 96 // stride) for width, stride in zip(backbone.channels, STRIDES, strict=True)]:
-        raise WeightsError(f"backbone timm/{name}: feature maps {shapes} do not have the strides {STRIDES}; take another model")

@@ -10,6 +10,7 @@ from semivss.metrics.scores import percent
 from semivss.recipe import Recipe
 from semivss.report.plots import bars
 
+WARNING = "warning"  # stands among the numbers of a set
 _TITLES = {"miou": "mIoU", "weighted_iou": "weighted IoU"}
 
 
@@ -40,6 +41,7 @@ class Comparison:
     rows: tuple[Row, ...]
     baseline: str  # title of the row that gains are measured from; empty without one
     fair: bool  # whether that row had as many steps as the retrained student
+    warnings: tuple[tuple[str, str], ...]  # set, and what is to be known of its scores
     picture: str | None
 
     @property
@@ -49,7 +51,8 @@ class Comparison:
 
 
 def comparison(recipe: Recipe, content: Mapping[str, Any]) -> Comparison | None:
-    """The table of `content`: {model: {set: {metric: fraction or null}}}, as scores.json has it. None without models.
+    """The table of `content`: {model: {set: {metric: fraction or null}}}, as scores.json has it, perhaps with a `warning` among the
+    metrics of a set. None without models.
 
     Raises:
         DataError: it is no such table.
@@ -58,7 +61,11 @@ def comparison(recipe: Recipe, content: Mapping[str, Any]) -> Comparison | None:
     if not content:
         return None
     models = _ordered(recipe, content)
-    columns = list(dict.fromkeys((name, metric) for model in models for name, scores in content[model].items() for metric in scores))
+    columns = list(
+        dict.fromkeys(
+            (name, metric) for model in models for name, scores in content[model].items() for metric in scores if metric != WARNING
+        )
+    )
     names = list(dict.fromkeys(name for name, _ in columns))
     columns.sort(key=lambda column: names.index(column[0]))  # a metric that only a later model has joins its set
     values = {model: [content[model].get(name, {}).get(metric) for name, metric in columns] for model in models}
@@ -71,6 +78,7 @@ def comparison(recipe: Recipe, content: Mapping[str, Any]) -> Comparison | None:
         rows=tuple(_row(recipe, model, values[model], values.get(base) if model != base else None, best) for model in models),
         baseline=plain_name(recipe, base) if base in values else "",
         fair=base == control,
+        warnings=tuple({name: scores[WARNING] for model in models for name, scores in content[model].items() if WARNING in scores}.items()),
         picture=bars({name: [(plain_name(recipe, model), content[model].get(name, {}).get("miou")) for model in models] for name in names}),
     )
 
@@ -96,7 +104,9 @@ def _ordered(recipe: Recipe, content: Mapping[str, Any]) -> list[str]:
 
 def _check(content: Any) -> None:
     def numbers(scores: Any) -> bool:
-        return isinstance(scores, dict) and all(value is None or type(value) in (int, float) for value in scores.values())
+        return isinstance(scores, dict) and all(
+            isinstance(value, str) if name == WARNING else value is None or type(value) in (int, float) for name, value in scores.items()
+        )
 
     def sets(model: Any) -> bool:
         return isinstance(model, dict) and all(map(numbers, model.values()))

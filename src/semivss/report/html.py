@@ -43,6 +43,7 @@ class SetSection:
     scores: Scores
     split_hash: str
     notes: tuple[str, ...]
+    warning: str  # about videos that the training has seen labelled; empty where there are none
     confusion: str | None
     confused: tuple[tuple[str, str, float, int], ...]  # truth, prediction, share of the truth's pixels, pixels
     panels: tuple[pictures.Panel, ...]
@@ -109,6 +110,7 @@ def _section(run: Path, name: str, value: Mapping[str, Any], source: Source | No
         scores=scores,
         split_hash=str(value.get("split_hash", "")),
         notes=tuple(notes(scores)),
+        warning=str(value.get("warning", "")),
         confusion=None if scores.confusion is None else plots.confusion_picture(scores.confusion, scores.classes),
         confused=tuple(_confused(scores)),
         panels=tuple(shown),

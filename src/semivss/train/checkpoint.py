@@ -13,6 +13,7 @@ from typing import IO, Any, cast
 import torch
 
 from semivss.atomic import atomic_file
+from semivss.defaults import defaults
 from semivss.errors import SemivssError, WeightsError
 from semivss.recipe import FREE, Recipe
 
@@ -42,7 +43,7 @@ def load_checkpoint(path: Path, recipe: Recipe) -> dict[str, Any]:
     state = _read(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT or "recipe" not in state:
         raise WeightsError(f"{path}: no training checkpoint of this version; delete it to train from the start, or use another --out")
-    if changed := _difference(json.loads(state["recipe"]), json.loads(_settings(recipe))):
+    if changed := _difference(json.loads(state["recipe"]), json.loads(_settings(recipe)), defaults(recipe)):
         raise SemivssError(f"{path}: was made with {changed}; set it back to go on, or train from the start with another --out")
     return state
 
@@ -85,12 +86,15 @@ def _settings(recipe: Recipe) -> str:
     return recipe.model_dump_json(exclude=FREE)
 
 
-def _difference(old: Any, new: Any, key: str = "") -> str:
-    """The first setting that differs, as "key old, now new"; empty when nothing does."""
+def _difference(old: Any, new: Any, usual: Any, key: str = "") -> str:
+    """The first setting that differs, as "key old, now new"; empty when nothing does. `usual` is what `old` means where it is silent."""
     if isinstance(old, dict) and isinstance(new, dict):
-        parts = [_difference(old.get(k), new.get(k), f"{key}.{k}" if key else k) for k in dict.fromkeys((*old, *new))]
+        known = usual if isinstance(usual, dict) else {}
+        names = dict.fromkeys((*old, *new))
+        parts = [_difference(old.get(k, known.get(k)), new.get(k), known.get(k), f"{key}.{k}" if key else k) for k in names]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        parts = [_difference(a, b, f"{key}.{i}") for i, (a, b) in enumerate(zip(old, new, strict=True))]
+        others = usual if isinstance(usual, list) and len(usual) == len(new) else [None] * len(new)
+        parts = [_difference(a, b, c, f"{key}.{i}") for i, (a, b, c) in enumerate(zip(old, new, others, strict=True))]
     else:
         return "" if old == new else f"{key} = {json.dumps(old)}, the recipe says {json.dumps(new)}"
     return next((part for part in parts if part), "")

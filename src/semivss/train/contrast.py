@@ -28,7 +28,8 @@ def build_representation(segmenter: Segmenter, semi: Semi) -> RepresentationHead
     settings = segmenter.settings
     if not semi.contrast.weight or semi.mode == "supervised":
         return None
-    width = settings.pixel.channels if settings.head == "pixel" else settings.mask2former.channels
+    masks = settings.mask2former
+    width = settings.pixel.channels if settings.head == "pixel" else masks.mask_channels or masks.channels
     return RepresentationHead(width, semi.contrast.channels, stride=semi.contrast.stride)
 
 

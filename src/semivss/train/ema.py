@@ -5,7 +5,8 @@ import itertools
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -33,13 +34,20 @@ class AveragedModel(Generic[Model]):
 
     @torch.no_grad()
     def update(self, model: Model, step: int) -> None:
-        """Take in the weights of `model` after optimiser step `step` (from 0)."""
-        new, own = list(model.state_dict().values()), list(self.module.state_dict().values())
+        """Take in the weights of `model` after optimiser step `step` (from 0); shared ones are put together, since the average is whole."""
+        own, new = list(self.module.state_dict().values()), list(model.state_dict().values())
         age = max(step - self._begin, 0)
+        size = 1 if any(isinstance(value, DTensor) for value in new) else len(new)  # one whole tensor at a time beside the shared ones
+        for begin in range(0, len(new), size):
+            self._take_in(own, new, slice(begin, begin + size), age)
+
+    def _take_in(self, own: list[Tensor], new: list[Tensor], part: slice, age: int) -> None:
+        values = [value.full_tensor() if isinstance(value, DTensor) else value for value in new[part]]
+        averaged, kinds = self._averaged[part], self._ramped[part]
         for ramped, decay in ((True, min(self._decay, (1 + age) / (10 + age))), (False, self._decay)):
-            chosen = [averaged and kind == ramped for averaged, kind in zip(self._averaged, self._ramped, strict=True)]
+            chosen = [floating and kind == ramped for floating, kind in zip(averaged, kinds, strict=True)]
             if any(chosen):
-                torch._foreach_lerp_(list(itertools.compress(own, chosen)), list(itertools.compress(new, chosen)), 1 - decay)
-        for old, value, averaged in zip(own, new, self._averaged, strict=True):
-            if not averaged:
+                torch._foreach_lerp_(list(itertools.compress(own[part], chosen)), list(itertools.compress(values, chosen)), 1 - decay)
+        for old, value, floating in zip(own[part], values, averaged, strict=True):
+            if not floating:
                 old.copy_(value)

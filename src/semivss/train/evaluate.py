@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,7 +14,13 @@ from semivss.infer.views import View
 from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
 from semivss.posterior import entropy
+from semivss.settings import Augment
 from semivss.train.panels import Row
+
+
+def evaluation_view(augment: Augment) -> View:
+    """Whole frames, at the size that they have for training crops at scale 1."""
+    return View(base=augment.base, short_side=augment.short_side)
 
 
 @dataclass(frozen=True)
@@ -24,14 +30,14 @@ class Validation:
     dataset: VideoDataset
     frames: tuple[tuple[int, int], ...]  # (clip, frame) of labelled frames
     policy: Policy
-    base: tuple[int, int] | None = None  # none = as on disk; scores are always at the size of the mask
+    view: View = field(default_factory=View)  # scores are always at the size of the mask
 
     @classmethod
     def of(
         cls,
         dataset: VideoDataset,
         policy: Policy,
-        base: tuple[int, int] | None,
+        view: View,
         *,
         stride: int = 1,
         rank: int = 0,
@@ -44,22 +50,30 @@ class Validation:
             for index in range(0, len(clip.stems), stride)
             if clip.is_labelled(index)
         ]
-        return cls(dataset, tuple(frames[rank::world]), policy, base)
+        return cls(dataset, tuple(frames[rank::world]), policy, view)
 
 
 def evaluate(
-    model: Segmenter, validation: Validation, panel_frames: int, defects: DefectCounter, stopped: Callable[[], bool] = lambda: False
+    model: Segmenter,
+    validation: Validation,
+    panel_frames: int,
+    defects: DefectCounter,
+    stopped: Callable[[], bool] = lambda: False,
+    *,
+    batch: int = 4,
+    precision: str = "32",
 ) -> tuple[Confusion, list[Row]] | None:
     """Single-view predictions of all frames against their masks, and `panel_frames` of them, evenly spread, as picture rows.
 
-    Defects met under the policies skip and ignore are counted in `defects`. Returns none when `stopped` says so on the way.
+    `batch` frames go through the model together, in `precision` as `stream_distribution` has it. Defects met under the policies skip and
+    ignore are counted in `defects`. Returns none when `stopped` says so on the way.
     """
     classes = len(validation.dataset.label_set)
     confusion, rows = Confusion(classes), []
     shown = set(np.linspace(0, len(validation.frames) - 1, panel_frames).round().astype(int).tolist()) if validation.frames else set()
     waiting: deque[tuple[int, Pair]] = deque()  # read ahead by the predictor
     frames = _frames(validation, waiting, defects)
-    for p in stream_distribution([model], None, frames, [View(base=validation.base)]):
+    for p in stream_distribution([model], None, frames, [validation.view], batch, precision):
         number, pair = waiting.popleft()
         prediction = p.argmax(0).to("cpu").numpy().astype(np.uint8)
         assert pair.labels is not None

@@ -1,6 +1,7 @@
 """A recipe in, a trained model folder out: the training loop, on one process or several, that can be stopped anywhere and goes on."""
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,18 +18,23 @@ from semivss.errors import DataError, SemivssError
 from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
+from semivss.out_of_memory import told
 from semivss.progress import say, track
-from semivss.recipe import Recipe
+from semivss.recipe import Recipe, Sections
 from semivss.train.checkpoint import load_checkpoint, save_checkpoint
 from semivss.train.ema import AveragedModel
-from semivss.train.evaluate import Validation, evaluate
+from semivss.train.evaluate import Validation, evaluate, evaluation_view
 from semivss.train.interrupt import Interrupt
 from semivss.train.journal import Journal
-from semivss.train.method import Given, Method, Supervised
+from semivss.train.method import AnyBatch, Given, Method, Supervised
 from semivss.train.optim import build_optimizer, learning_rate, set_learning_rate
 from semivss.train.panels import save_panel
 from semivss.train.processes import run_folder, start_fabric
+from semivss.train.sharding import is_sharded, load_whole, load_whole_optimizer, whole, whole_module
 from semivss.train.steps import WEIGHTS, StepResult, Training, agree, check_patience, seed_of, train_step
+from semivss.train.too_large import too_large_crops, too_large_frames, too_large_loading, too_large_model
+
+OWN = Sections()
 
 
 @dataclass
@@ -47,13 +53,14 @@ class Counters:
     counts: dict[str, int] = field(default_factory=dict)  # steps that each of them was seen in
 
 
-def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool = True) -> None:
+def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool = True, sections: Sections = OWN) -> None:
     """Train the recipe's model into the folder `out`, or go on from `out`/last.ckpt: on labelled data, or as `recipe.semi` says.
 
     Writes model/ (best validation mIoU; without validation data the latest weights), last.ckpt, metrics.csv, TensorBoard events,
     panels/<step>.png and defects.json. Interrupted anywhere and started again, it ends with bitwise the same weights (on the same
     machine with the same number of threads). With `resume` off, an earlier checkpoint in `out` is overwritten. Retraining needs `given`:
-    the weights to start from and the pseudo labels.
+    the weights to start from and the pseudo labels. `sections` says where `recipe.model` and `recipe.train` stand in the
+    recipe of the user.
 
     Raises:
         SemivssError: a setting, file or sample that the user can mend; `out` belongs to another process or another recipe.
@@ -61,18 +68,16 @@ def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool
     """
     fabric = start_fabric(recipe)
     with run_folder(out, fabric), Interrupt() as interrupt:
-        run = Run(recipe, out, fabric, interrupt, given or Given())
-        if fabric.is_global_zero:
-            tell_left_out(run.datasets)
-        if resume:
-            run.load()
-        if recipe.data.absent_classes == "error" and not run.counters.step:
-            check_classes_shown(run.datasets, recipe.data.policy)
-        try:
+        run: Run | None = None
+        with told(lambda: too_large_model(recipe, sections, fabric, None if run is None else run.counters.step)):
+            run = Run(recipe, out, fabric, interrupt, given or Given(), sections)
+            if fabric.is_global_zero:
+                tell_left_out(run.datasets)
+            if resume:
+                run.load()
+            if recipe.data.absent_classes == "error" and not run.counters.step:
+                check_classes_shown(run.datasets, recipe.data.policy)
             run.loop()
-        except torch.OutOfMemoryError as error:
-            remedy = 'lower train.batch (and raise train.accumulate), lower data.augment.crop, or set train.precision to "bf16"'
-            raise SemivssError(f"{recipe.name}: out of memory in step {run.counters.step + 1}; {remedy}") from error
         run.close()
         interrupt.leave()
 
@@ -80,22 +85,25 @@ def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool
 class Run:
     """The objects of one training run; `loop` is the method."""
 
-    def __init__(self, recipe: Recipe, out: Path, fabric: Fabric, interrupt: Interrupt, given: Given) -> None:
+    def __init__(self, recipe: Recipe, out: Path, fabric: Fabric, interrupt: Interrupt, given: Given, sections: Sections = OWN) -> None:
         self.recipe, self.out, self.fabric, self.interrupt = recipe, out, fabric, interrupt
+        self.sections = sections
         self.counters, self.defects = Counters(), DefectCounter()
         self.datasets = open_sources(recipe.data.train, recipe.data.policy)
         self.validation = self._validation()
         torch.manual_seed(seed_of(recipe.train.seed, WEIGHTS))
         self.segmenter = build_segmenter(recipe.model, self.datasets[0].label_set)
         self.method = self._method(given)
-        self.optimizer = build_optimizer(self.method.module, recipe.train)
-        module, optimizer = fabric.setup(self.method.module, self.optimizer)
-        module.train()
         self.ema = None
         if decay := recipe.train.ema:
             random = "" if given.weights is None else "representation."  # a new head, however well the student is trained
             begin = recipe.semi.supervised_steps if recipe.semi is not None and random else 0
             self.ema = AveragedModel(self.method.module, decay, random=random, begin=begin)
+            self.ema.module.to(fabric.device)
+        module = fabric.setup_module(self.method.module)
+        self.optimizer = build_optimizer(self.method.module, recipe.train)  # after it: sharding changes what the parameters are
+        optimizer = fabric.setup_optimizers(self.optimizer)
+        module.train()
         self.training = Training(self.method, module, optimizer, None if self.ema is None else self.ema.module)
         self.journal: Journal | None = None
 
@@ -107,11 +115,12 @@ class Run:
         if (row := self._evaluate_if_due()) and self.journal is not None:  # an evaluation that was interrupted
             self.journal.write(counters.step, row)
         batches = self.method.batches(counters.step, self.fabric.global_rank, self.fabric.world_size)
-        stream = iter(batches)
+        stream = self._loaded(batches)
         for step in track(range(counters.step, settings.steps), "train", total=settings.steps, unit="steps", start=counters.step):
             rate = learning_rate(step, settings)
             set_learning_rate(self.optimizer, rate)
-            result = train_step(self.fabric, self.training, stream, settings, step)
+            with told(lambda: too_large_crops(self.recipe, self.sections, self.fabric, self.counters.step + 1)):
+                result = train_step(self.fabric, self.training, stream, settings, step)
             if self.ema is not None and not result.skipped:
                 self.ema.update(self.method.module, step)
             counters.step = step + 1
@@ -130,12 +139,15 @@ class Run:
     def save(self) -> None:
         """Write last.ckpt and defects.json; without validation data also model/."""
         defects = self._all_defects()
-        if self.fabric.is_global_zero:
-            if self.validation is None:
-                self.best.save_pretrained(self.out / "model")
+        best = self.best() if self.validation is None else None
+        first = self.fabric.is_global_zero
+        weights, moments = (whole(part.state_dict(), keep=first) for part in (self.method.module, self.optimizer))
+        if first:
+            if best is not None:
+                best.save_pretrained(self.out / "model")
             state = {
-                "model": self.method.module.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "model": weights,
+                "optimizer": moments,
                 "ema": None if self.ema is None else self.ema.module.state_dict(),
                 "method": self.method.state_dict(),
                 "counters": asdict(self.counters),
@@ -151,8 +163,8 @@ class Run:
         if not path.exists():
             return
         state = load_checkpoint(path, self.recipe)
-        self.method.module.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_whole(self.method.module, state["model"])
+        load_whole_optimizer(self.optimizer, state["optimizer"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
         self.method.load_state_dict(state["method"])
@@ -169,10 +181,13 @@ class Run:
                 f"damaged or missing files met under policy {self.recipe.data.policy}: {self.defects}; names in {self.out / 'defects.json'}"
             )
 
-    @property
     def best(self) -> Segmenter:
-        """The weights to evaluate and save: the averaged ones if the recipe averages."""
-        return self.segmenter if self.ema is None else cast(Segmenter, self.ema.module.segmenter)
+        """The weights to evaluate and save, whole: the averaged ones if the recipe averages. All processes must call it."""
+        if self.ema is not None:
+            return cast(Segmenter, self.ema.module.segmenter)
+        if not is_sharded(self.segmenter):
+            return self.segmenter
+        return whole_module(self.recipe.model, self.segmenter)
 
     def _method(self, given: Given) -> Method:
         if self.recipe.semi is None:
@@ -188,7 +203,8 @@ class Run:
         dataset = open_source(data.val, data.policy)
         same_classes(self.datasets[0], dataset)
         stride = self.recipe.train.evaluate_stride
-        return Validation.of(dataset, data.policy, data.augment.base, stride=stride, rank=fabric.global_rank, world=fabric.world_size)
+        view = evaluation_view(data.augment)
+        return Validation.of(dataset, data.policy, view, stride=stride, rank=fabric.global_rank, world=fabric.world_size)
 
     def _note(self, result: StepResult, rate: float) -> dict[str, float]:
         """Add a step to the journal's averages; the row, when one is due. Raises SemivssError after too many skipped steps."""
@@ -219,7 +235,17 @@ class Run:
         due = counters.step % settings.evaluate_every == 0 or counters.step == settings.steps
         if self.validation is None or not due or counters.evaluated == counters.step or not agree(self.fabric, not self.interrupt):
             return {}
-        done = evaluate(self.best.eval(), self.validation, settings.panel_frames, self.defects, lambda: bool(self.interrupt))
+        with told(lambda: too_large_frames(self.recipe, self.sections, self.fabric, self.counters.step)):
+            best = self.best()
+            done = evaluate(
+                best.eval(),
+                self.validation,
+                settings.panel_frames,
+                self.defects,
+                lambda: bool(self.interrupt),
+                batch=settings.evaluate_batch,
+                precision=settings.precision,
+            )
         self.method.module.train()
         if not agree(self.fabric, done is not None) or done is None:
             return {}
@@ -235,8 +261,13 @@ class Run:
         if scores.miou > counters.best_miou:
             counters.best_miou, counters.best_step = scores.miou, counters.step
             if self.fabric.is_global_zero:
-                self.best.save_pretrained(self.out / "model")
+                best.save_pretrained(self.out / "model")
         return {"val_miou": scores.miou, "val_acc": scores.acc or 0.0, "val_weighted_iou": scores.weighted_iou or 0.0}
+
+    def _loaded(self, batches: Iterable[AnyBatch]) -> Iterator[AnyBatch]:
+        """The batches; what their loading has no room for is not laid at the model's door."""
+        with told(lambda: too_large_loading(self.recipe)):
+            yield from batches
 
     def _all_defects(self) -> DefectCounter:
         """Defects met by all processes."""

@@ -12,6 +12,7 @@ from semivss.errors import SemivssError
 from semivss.losses.matcher import NonFiniteCost
 from semivss.settings import Train
 from semivss.train.method import AnyBatch, Method
+from semivss.train.sharding import is_sharded, whole
 
 PATIENCE = 10  # skipped steps in a row until training stops
 WEIGHTS, DROPOUT, DRAWN = 2, 3, 4  # streams of random numbers beside the loader's
@@ -58,11 +59,14 @@ def train_step(fabric: Fabric, training: Training, batches: Iterator[AnyBatch], 
     sums: dict[str, Tensor] = {}
     ids: list[str] = []
     finite = True
+    waits = not is_sharded(objective)  # shared-out gradients would lie whole on each process till then, where zero_grad does not reach
     for part in range(train.accumulate):
         batch = next(batches).to(fabric.device)
         ids.extend(batch.ids)
         if finite:  # the remaining micro-batches are only taken off the stream
-            with fabric.no_backward_sync(objective, enabled=part + 1 < train.accumulate):  # the forward pass prepares the exchange
+            with fabric.no_backward_sync(
+                objective, enabled=waits and part + 1 < train.accumulate
+            ):  # the forward pass prepares the exchange
                 terms = _forward(fabric, training, batch, train, step, part)
                 finite = agree(fabric, terms is not None)
                 if finite and terms is not None:
@@ -127,4 +131,4 @@ def _forward(fabric: Fabric, training: Training, batch: AnyBatch, train: Train, 
 
 def _gradient_norm(objective: nn.Module, clip: float) -> float:
     """Euclidean norm of the whole gradient, which is then scaled down to `clip` (0 = left alone)."""
-    return float(nn.utils.clip_grad_norm_(objective.parameters(), clip or float("inf"), error_if_nonfinite=False))
+    return float(whole(nn.utils.clip_grad_norm_(objective.parameters(), clip or float("inf"), error_if_nonfinite=False)))

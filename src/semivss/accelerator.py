@@ -1,0 +1,13 @@
+"""Nothing in, the kind of device that trains and predicts out: a GPU where the machine has one, else the CPU."""
+
+import torch
+
+
+def choose_accelerator() -> str:
+    """A device type of torch: "cuda" (NVIDIA, and AMD's ROCm under the same name), "mps" (Apple) or "cpu", the first that is there.
+
+    "cuda" means the GPU that this process has been given. An empty CUDA_VISIBLE_DEVICES leaves the CPU.
+    """
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
