@@ -310,8 +310,8 @@ def test_watch_names_class_and_reason_once():
     steps = [["", "no anchor", "no positive"]] * 2 + [["", "empty queue", ""]] + [["", "no anchor", "no positive"]] * 3
     lines = [watch.update(step) for step in steps]
     assert [len(line) for line in lines] == [0, 0, 1, 0, 0, 1]
-    assert lines[2][0].startswith("contrastive loss: nothing for 3 steps from sky (1): no anchor, mostly")
-    assert lines[5][0].startswith("contrastive loss: nothing for 3 steps from dog (2): no positive, mostly")
+    assert lines[2][0].startswith("contrastive loss: nothing for 3 batches from sky (1): no anchor, mostly")
+    assert lines[5][0].startswith("contrastive loss: nothing for 3 batches from dog (2): no positive, mostly")
 
 
 def test_watch_goes_on_from_its_state():

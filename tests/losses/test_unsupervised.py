@@ -47,6 +47,16 @@ def test_few_reliable_pixels_weigh_five_times_at_most():
     assert reliable_factor(split, limit=None).item() == 16
 
 
+@pytest.mark.parametrize("limit", [1.5, 4.0])
+def test_the_recipes_largest_factor_holds_for_both_heads(limit):
+    split, semi = split_of(kept=4, dropped=12, none=0), Semi(max_area_factor=limit, weigh_masks=True, unsupervised=1.0)
+    pixels = PixelLogits(torch.zeros(1, CLASSES, 4, 4), torch.zeros(1, 1, 4, 4))
+    assert unsupervised_loss(pixels, split, Model(), semi)["cross_entropy"].item() == pytest.approx(limit * math.log(CLASSES))
+    masks, head = mask_logits(1, (16, 16)), MASKS.mask2former.model_copy(update={"min_area": semi.min_area})
+    found = unsupervised_loss(masks, split, MASKS, semi, torch.Generator().manual_seed(0))
+    assert found == mask_loss(masks, split.labels, head, torch.Generator().manual_seed(0), torch.tensor([limit]))
+
+
 def test_each_image_has_a_factor_of_its_own_where_asked():
     split = Split(
         *(torch.cat(pair) for pair in zip(*((s.labels, s.unreliable) for s in (split_of(8, 8, 0), split_of(4, 0, 12))), strict=True))

@@ -1,6 +1,5 @@
 """Finished runs: one with data in the VSPW layout, small and with hostile names, and a semi-supervised one of the toy world."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from semivss.data.source import open_source
 from semivss.data.toy import toy_labels
 from semivss.infer.pseudo import pseudo_label
 from semivss.metrics.score import score_folder
+from semivss.pipeline import provenance
 from semivss.recipe import Recipe, dump_recipe, evaluation_sets, parse_recipe
 from semivss.settings import PseudoLabels
 from semivss.tensors import PixelLogits
@@ -42,8 +42,8 @@ class Run:
         for name, source in evaluation_sets(self.recipe).items():
             scores = score_folder(self.folder / "predictions" / name, open_source(source), self.recipe.score)
             results[name] = scores.to_dict() | {"split_hash": "0123456789ab"}
-        provenance = {"recipe": self.recipe.digest(), "seed": 3, "models": {"student": "f" * 64}, "versions": {"torch": "9.9.9"}}
-        atomic_json(self.folder / "scores.json", results | {"provenance": provenance})
+        made_by = {"recipe": self.recipe.digest(), "seed": 3, "models": {"student": "f" * 64}, "versions": {"torch": "9.9.9"}}
+        atomic_json(self.folder / "scores.json", results | {"provenance": made_by})
 
 
 def save(path: Path, array: np.ndarray) -> None:
@@ -80,6 +80,7 @@ def finish(run: Run, patch: pytest.MonkeyPatch) -> Run:
     student = run.folder / "student"
     (student / "model").mkdir(parents=True)
     (student / "model" / "model.safetensors").write_bytes(b"weights")
+    (student / "model" / "config.json").write_text("{}")
     (student / "metrics.csv").write_text("step,loss,lr,val_miou\n10,2.5,0.1,\n20,1.5,0.05,0.25\n30,oops,,nan\n")
     atomic_json(student / "defects.json", {"zero_byte": {"count": 2, "files": ["x/<u>.jpg"]}})
     atomic_json(run.folder / "predictions" / "val" / "manifest.json", {"defects": {"truncated": {"count": 1, "files": ["broken.jpg"]}}})
@@ -118,6 +119,7 @@ def semi_run(tmp_path: Path, **semi: Any) -> Path:
     for folder in ("teacher", "student", "retrained"):
         (run / folder / "model").mkdir(parents=True)
         (run / folder / "model" / "model.safetensors").write_bytes(folder.encode())
+        (run / folder / "model" / "config.json").write_text("{}")
         extra = ("loss_contrast,reliable,alpha", "0.5,0.75,20") if folder == "retrained" else ("val_miou", "0.25")
         (run / folder / "metrics.csv").write_text(f"step,loss,loss_cross_entropy,{extra[0]}\n10,2.5,1.5,{extra[1]}\n")
         atomic_json(run / folder / "defects.json", {"zero_byte": {"count": 1, "files": [f"{folder}.jpg"]}})
@@ -129,9 +131,7 @@ def semi_run(tmp_path: Path, **semi: Any) -> Path:
     scores = score_folder(run / "predictions" / "val", dataset, recipe.score)
     numbers = {"teacher": 0.5, "student": 0.4, "retrained": 0.55, "ensemble": scores.overall.miou}
     compared = {model: {"val": {"miou": miou, "weighted_iou": miou / 2, "vc2": None}} for model, miou in numbers.items()}
-    models = {folder: hashlib.sha256(folder.encode()).hexdigest() for folder in ("teacher", "retrained")}
-    provenance = {"recipe": recipe.digest(), "seed": 0, "models": models, "versions": {}}
-    atomic_json(run / "scores.json", {"val": scores.to_dict(), "comparison": compared, "provenance": provenance})
+    atomic_json(run / "scores.json", {"val": scores.to_dict(), "comparison": compared, "provenance": provenance(recipe, run)})
     return run
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from semivss.digest import weights_hash
 from semivss.errors import DataError
 from semivss.report.html import write_report
 
@@ -59,19 +60,19 @@ def test_every_training_has_its_curves(written):
 def test_all_final_models_and_pseudo_labels_are_identified(written):
     run, page = written
     for folder, title in (("teacher", "teacher, labelled frames only"), ("retrained", "student, retrained")):
-        assert f"model SHA-256: {title} {hashlib.sha256(folder.encode()).hexdigest()}" in page.text
+        assert f"model hash: {title} {weights_hash(run / folder / 'model')}" in page.text
     manifest = hashlib.sha256((run / "pseudo" / "manifest.json").read_bytes()).hexdigest()
     assert f"pseudo-label manifest of pseudo, SHA-256 {manifest}" in page.text
     assert "score again" not in page.text
-    assert hashlib.sha256(b"student").hexdigest() not in page.text  # it is not among the final ones
+    assert weights_hash(run / "student" / "model") not in page.text  # it is not among the final ones
     assert "by hand" not in page.text
 
 
 def test_weights_changed_since_the_score_are_pointed_out(tmp_path):
     run = semi_run(tmp_path)
+    scored = weights_hash(run / "retrained" / "model")
     (run / "retrained" / "model" / "model.safetensors").write_bytes(b"other")
-    scored = hashlib.sha256(b"retrained").hexdigest()
-    assert f"{hashlib.sha256(b'other').hexdigest()} (scored with {scored}: score again)" in Page(write_report(run)).text
+    assert f"{weights_hash(run / 'retrained' / 'model')} (scored with {scored}: score again)" in Page(write_report(run)).text
 
 
 def test_corrections_are_provenance(tmp_path):

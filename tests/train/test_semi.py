@@ -1,11 +1,13 @@
 """Retraining on pseudo labels: it runs in every mode, resumes bitwise in the middle, and refuses what does not fit."""
 
+import contextlib
 import csv
 import dataclasses
 import itertools
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +27,14 @@ from semivss.models.segmenter import Segmenter
 from semivss.plan import retraining_recipe, supervised_recipe
 from semivss.settings import Teacher, Threshold
 from semivss.tensors import IGNORE
+from semivss.train import loop
 from semivss.train.contrast import Contrast
 from semivss.train.loop import train
 from semivss.train.method import Given
 from semivss.train.previous import PreviousTeachers
 from semivss.train.semi import SemiObjective
 from semivss.train.targets import Targets
-from semivss.train.threshold import alpha_at, cut
+from semivss.train.threshold import alpha_at, cut, surest
 
 
 def retrain(labelled_run: Path, out: Path, **semi) -> list[dict[str, str]]:
@@ -170,34 +173,52 @@ def test_the_linear_schedule_ends_with_all_pixels(labelled_run, tmp_path):
     assert abs(shares[-1] - (1 - 0.4 / STEPS)) < 0.03
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
-def test_interrupted_anywhere_it_ends_bitwise_equal(labelled_run, tmp_path, mode):
-    from semivss.train import loop
-
-    settings = {"mode": mode, "contrast": {"prototypes": True}} | (
-        {"previous": 2, "previous_every": 2, "align": 1.0} if mode == "online" else {}
-    )
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    retrain(labelled_run, whole, **settings)
+@contextlib.contextmanager
+def power_cut(step: int) -> Iterator[list[object]]:
+    """A death in training step `step`; gives what the steps before it returned."""
     original, done = loop.train_step, []
 
     def dying(*arguments):
         done.append(original(*arguments))
-        if len(done) == 5:
+        if len(done) == step:
             raise RuntimeError("power cut")
         return done[-1]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "train_step", dying)
         with pytest.raises(RuntimeError, match="power cut"):
-            retrain(labelled_run, broken, **settings)
+            yield done
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_interrupted_anywhere_it_ends_bitwise_equal(labelled_run, tmp_path, mode):
+    settings = {"mode": mode, "contrast": {"prototypes": True}} | (
+        {"previous": 2, "previous_every": 2, "align": 1.0} if mode == "online" else {}
+    )
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    retrain(labelled_run, whole, **settings)
+    with power_cut(5) as done:
+        retrain(labelled_run, broken, **settings)
     retrain(labelled_run, broken, **settings)
     assert len(done) == 5
     assert_same(whole, broken)
     kept = torch.load(whole / "last.ckpt", weights_only=True)["method"]
     assert kept["bank"]["rows"].any()
     assert kept["prototypes"]["rows"].any()
-    assert any(idle for idle in kept["watch"]["reasons"]) or not kept["in_vain"]
+
+
+def test_an_interruption_does_not_forget_what_was_in_vain(labelled_run, tmp_path):
+    without_anchors = {"contrast": {"confidence": 1.0}}
+    with power_cut(5):
+        retrain(labelled_run, tmp_path / "anchors", **without_anchors)
+    retrain(labelled_run, tmp_path / "anchors", **without_anchors)
+    watch = torch.load(tmp_path / "anchors" / "last.ckpt", weights_only=True)["method"]["watch"]
+    assert max(sum(reasons.values()) for reasons in watch["reasons"]) == STEPS
+    unsure = {"mode": "online", "threshold": {"kind": "absolute", "gamma": 0.0}}
+    with power_cut(5):
+        retrain(labelled_run, tmp_path / "unsure", **unsure)
+    with pytest.raises(SemivssError, match=f"no pixel was reliable in {STEPS} batches in a row"):
+        retrain(labelled_run, tmp_path / "unsure", **unsure)
 
 
 def test_the_saved_model_holds_no_representation_head(labelled_run, tmp_path):
@@ -377,6 +398,7 @@ def test_frames_corrected_by_hand_are_reliable_and_move_no_threshold(labelled_ru
     per_class = cut(THRESHOLD.model_copy(update={"per_class": True}), 50.0, labels, doubt, 2, stored)
     assert per_class[0] > 0
     assert per_class[1] == 15
+    assert surest(50.0, labels, doubt, stored) == 15  # code 0 would be the median otherwise
 
 
 def test_the_linear_schedule_falls():

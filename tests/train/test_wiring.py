@@ -116,7 +116,7 @@ def test_settings_of_the_contrastive_loss_reach_it(world, tmp_path, monkeypatch)
     names = ("PoolSampler", "MemoryBank", "contrast_sets", "contrastive_loss", "regions")
     calls = {name: calls_of(monkeypatch, contrast, name) for name in names}
     heads, terms = calls_of(monkeypatch, contrast, "RepresentationHead"), calls_of(monkeypatch, semi.SemiObjective, "forward")
-    windows, percentiles = calls_of(monkeypatch, contrast.RankWindow, "scaled"), calls_of(monkeypatch, semi, "entropy_percentile")
+    windows, percentiles = calls_of(monkeypatch, contrast.RankWindow, "scaled"), calls_of(monkeypatch, semi, "surest")
     settings = {"weight": 0.7, "channels": 12, "stride": 8, "anchors": 9, "negatives": 7, "temperature": 0.3, "confidence": 0.05}
     settings |= {"low_rank": 1, "high_rank": 2, "bank": 33, "keys": 5, "bank_precision": "bf16", "anchor_set": "code", "prototypes": True}
     train(recipe(world, contrast=settings), tmp_path / "out", given=Given(None, None))

@@ -14,13 +14,13 @@ MEANINGS = {
 
 
 class ContrastWatch:
-    """Counts the steps in which each class took no part, and says so once they reach `patience`. Judges by the batches of one process."""
+    """Counts the batches in which each class took no part, and says so once they reach `patience`. Judges by the batches of one process."""
 
     def __init__(self, names: Sequence[str], patience: int = 500) -> None:
         """
         Args:
             names: of the classes.
-            patience: steps in a row without a share in the loss until a class is named; again after each time it took part.
+            patience: batches in a row without a share in the loss until a class is named; again after each time it took part.
         """
         self._names, self._patience = tuple(names), patience
         self._reasons: list[Counter[str]] = [Counter() for _ in names]  # since the class last took part
@@ -29,7 +29,7 @@ class ContrastWatch:
         """Lines to warn with, one a reason; most often none.
 
         Args:
-            reasons: `ContrastResult.reasons()` of a step: empty for a class that took part.
+            reasons: `ContrastResult.reasons()` of a batch: empty for a class that took part.
         """
         late: dict[str, list[int]] = {}
         for number, (reason, idle) in enumerate(zip(reasons, self._reasons, strict=True)):
@@ -52,4 +52,4 @@ class ContrastWatch:
     def _line(self, reason: str, numbers: list[int]) -> str:
         shown = ", ".join(f"{self._names[number]} ({number})" for number in numbers[:SHOWN])
         more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
-        return f"contrastive loss: nothing for {self._patience} steps from {shown}{more}: {reason}, mostly ({MEANINGS[reason]})"
+        return f"contrastive loss: nothing for {self._patience} batches from {shown}{more}: {reason}, mostly ({MEANINGS[reason]})"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from semivss.atomic import newest
-from semivss.digest import file_sha256
+from semivss.digest import file_sha256, weights_hash
 from semivss.errors import DataError
 from semivss.layout import final_models, plain_name, pseudo_folders, rounds, trained
 from semivss.recipe import Recipe
@@ -35,9 +35,9 @@ def facts(run: Path, recipe: Recipe, provenance: Mapping[str, Any], sets: Mappin
 def _models(run: Path, recipe: Recipe, recorded: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     folders = final_models(recipe)
     for folder in folders:
-        weights = newest(run / folder / "model", "model.safetensors")
-        digest = file_sha256(weights) if weights.is_file() else ""
-        name = "model SHA-256" if len(folders) == 1 else f"model SHA-256: {plain_name(recipe, folder)}"
+        model = run / folder / "model"
+        digest = weights_hash(model) if newest(model, "model.safetensors").is_file() else ""
+        name = "model hash" if len(folders) == 1 else f"model hash: {plain_name(recipe, folder)}"
         yield name, (digest or "no model in this run") + _stale(recorded.get(folder), digest)
 
 

@@ -28,7 +28,7 @@ from semivss.losses.matcher import NonFiniteCost
 from semivss.losses.supervised import supervised_loss
 from semivss.losses.unsupervised import unsupervised_loss
 from semivss.models.segmenter import Segmenter, take_images
-from semivss.posterior import class_distribution, entropy, entropy_percentile
+from semivss.posterior import class_distribution, entropy
 from semivss.recipe import Recipe
 from semivss.settings import Semi
 from semivss.tensors import IGNORE, Batch, UnlabelledBatch
@@ -38,7 +38,7 @@ from semivss.train.method import Given
 from semivss.train.mixing import mix
 from semivss.train.previous import PreviousTeachers
 from semivss.train.targets import Targets
-from semivss.train.threshold import LEAST, alpha_at, cut
+from semivss.train.threshold import alpha_at, cut, labels_of_models, surest
 
 IN_VAIN = 100  # batches in a row without a reliable pixel until retraining stops
 PATIENCE = 500  # steps, or a quarter of a shorter training, that a class may have no part in L_c until that is said
@@ -237,12 +237,12 @@ class SemiSupervised:
         alpha = alpha_at(self._semi.threshold, step, self._recipe.train.steps)
         classes = len(self._datasets[0].label_set)
         gamma = cut(self._semi.threshold, alpha, batch.labels, batch.doubt, classes, self._stored)
-        low = entropy_percentile(batch.doubt, batch.labels, alpha) if self._semi.contrast.anchor_set == "code" else None
+        low = surest(alpha, batch.labels, batch.doubt, self._stored) if self._semi.contrast.anchor_set == "code" else None
         targets = Targets(batch.strong, batch.labels, batch.doubt, gamma, low)
         known, reliable = batch.labels != IGNORE, targets.split.labels != IGNORE
         self._notes = {"reliable": int(reliable.sum()) / max(int(known.sum()), 1), "alpha": alpha}
-        guessed = torch.ones_like(known) if self._stored is None else batch.doubt >= LEAST  # not labelled by a person
-        counts = torch.stack([(known & guessed).sum(), (reliable & guessed).sum()])
+        guessed = labels_of_models(batch.labels, batch.doubt, self._stored) != IGNORE
+        counts = torch.stack([guessed.sum(), (reliable & guessed).sum()])
         if self._fabric.world_size > 1:  # all processes judge alike, and stop together
             counts = self._fabric.all_reduce(counts, reduce_op="sum")
         self._in_vain = self._in_vain + 1 if counts[0] and not counts[1] else 0

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from semivss.data.codes import code_of_entropy
 from semivss.data.pseudo import PseudoFolder, dataset_thresholds
-from semivss.posterior import unreliability_threshold, unreliability_thresholds
+from semivss.posterior import entropy_percentile, unreliability_threshold, unreliability_thresholds
 from semivss.settings import Threshold
 from semivss.tensors import IGNORE
 
@@ -22,6 +22,18 @@ def alpha_at(threshold: Threshold, step: int, steps: int) -> float:
             return threshold.alpha
         case "linear":
             return threshold.alpha * (1 - step / steps)
+
+
+def labels_of_models(
+    labels: UInt8[Tensor, "N H W"], doubt: Float[Tensor, "N H W"], stored: Sequence[PseudoFolder] | None
+) -> UInt8[Tensor, "N H W"]:
+    """The labels without those of frames corrected by hand, which move no percentile."""
+    return labels if stored is None else labels.masked_fill(doubt < LEAST, IGNORE)
+
+
+def surest(alpha: float, labels: UInt8[Tensor, "N H W"], doubt: Float[Tensor, "N H W"], stored: Sequence[PseudoFolder] | None) -> float:
+    """The doubt below which lie `alpha` percent of what models labelled: anchors of L_c as in U2PL's code. Arguments as of `cut`."""
+    return entropy_percentile(doubt, labels_of_models(labels, doubt, stored), alpha)
 
 
 def cut(
@@ -48,8 +60,7 @@ def cut(
             codes = dataset_thresholds(stored, alpha, threshold.per_class)
             return torch.tensor(codes, dtype=torch.float32, device=labels.device).clamp_min(LEAST)
         case "batch_percentile":
-            unsure = labels if stored is None else labels.masked_fill(doubt < LEAST, IGNORE)  # corrected by hand: moves no threshold
-            least = 0.0 if stored is None else LEAST  # and is below every one
+            by_models, least = labels_of_models(labels, doubt, stored), 0.0 if stored is None else LEAST  # what people say is below every cut
             if not threshold.per_class:
-                return max(unreliability_threshold(doubt, unsure, alpha), least)
-            return unreliability_thresholds(doubt, unsure, alpha, num_classes).clamp_min(least)
+                return max(unreliability_threshold(doubt, by_models, alpha), least)
+            return unreliability_thresholds(doubt, by_models, alpha, num_classes).clamp_min(least)
