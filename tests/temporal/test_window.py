@@ -49,6 +49,14 @@ def test_noise_is_averaged_away_along_the_motion(reach: int) -> None:
         assert error(after.p, after) < 0.8 * error(before.p, before)
 
 
+def test_what_left_the_picture_is_not_asked_for() -> None:
+    """Of the object two columns are left at the border; the next frames show none of it."""
+    items = moving(21)
+    after = list(window_mean(iter(items), 2))[17]
+    assert float((after.p[1, 20:44, :2] - 0.75).abs().mean()) < 0.08
+    assert float((items[17].p[1, 20:44, :2] - 0.75).abs().mean()) > 0.04  # noise
+
+
 def test_a_still_video_stays_as_it_is() -> None:
     item = moving(1)[0]
     for result in window_mean([item] * 4, 2):

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,6 +220,24 @@ def test_an_interruption_does_not_forget_what_was_in_vain(labelled_run, tmp_path
         retrain(labelled_run, tmp_path / "unsure", **unsure)
     with pytest.raises(SemivssError, match=f"no pixel was reliable in {STEPS} batches in a row"):
         retrain(labelled_run, tmp_path / "unsure", **unsure)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_labels_that_change_while_they_are_learnt_from_are_not_used(labelled_run, tmp_path, monkeypatch, workers):
+    shutil.copytree(labelled_run / "run" / "pseudo", tmp_path / "pseudo")
+    recipe = retraining_recipe(semi_recipe(labelled_run / "tiny_world"))
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"workers": workers})})
+    given = Given(labelled_run / "run" / "student" / "model", [open_pseudo(tmp_path / "pseudo")])
+    original = loop.train_step
+
+    def corrected_meanwhile(*arguments):
+        for path in (tmp_path / "pseudo").glob("*/*.png"):
+            os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", corrected_meanwhile)
+    with pytest.raises(SemivssError, match=r"0\d+.png: changed while it was in use.*--accept-edited"):
+        train(recipe, tmp_path / "out", given=given)
 
 
 def test_the_saved_model_holds_no_representation_head(labelled_run, tmp_path):

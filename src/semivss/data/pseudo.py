@@ -45,6 +45,7 @@ class PseudoFolder:
     edited: tuple[str, ...]  # "<video>/<stem>" of frames whose labels were corrected by hand, in the manifest's order
     made_from: Mapping[str, Any]  # hashes and weights of the models, views, window
     damaged: frozenset[str]  # videos of which frames could not be read
+    states: Mapping[str, tuple[int, ...]]  # of every file, by its path in the folder, when they were compared with their hashes
 
     @functools.cached_property
     def _edited(self) -> frozenset[str]:
@@ -55,9 +56,11 @@ class PseudoFolder:
 
         Raises:
             DefectError: the file is gone or damaged, or holds an id that is neither a class nor 255.
+            DataError: it changed since the folder was opened.
         """
         path = self.folder / video / f"{stem}.png"
         labels = read_mask(path)
+        self._check_unchanged(f"{video}/{stem}.png")
         stray = (labels >= len(self.label_set)) & (labels != IGNORE)
         if stray.any():
             worst, pixels = int(labels[stray].max()), int(stray.sum())
@@ -66,8 +69,9 @@ class PseudoFolder:
         return labels
 
     def codes(self, video: str, stem: str) -> UInt16[np.ndarray, "H W"]:
-        """Entropy codes (`data/codes.py`), 1 at least; all 0 for a frame corrected by hand. Raises DefectError."""
+        """Entropy codes (`data/codes.py`), 1 at least; all 0 for a frame corrected by hand. Raises DefectError; DataError as `labels`."""
         codes = read_codes(self.folder / ENTROPY / video / f"{stem}.png")
+        self._check_unchanged(f"{ENTROPY}/{video}/{stem}.png")
         return np.zeros_like(codes) if self.is_edited(video, stem) else codes.clip(min=1)
 
     def top_classes(self, video: str, stem: str) -> UInt8[np.ndarray, "K h w"] | None:
@@ -84,6 +88,13 @@ class PseudoFolder:
     def is_edited(self, video: str, stem: str) -> bool:
         """Whether a person corrected the frame's labels."""
         return f"{video}/{stem}" in self._edited
+
+    def _check_unchanged(self, path: str) -> None:
+        """Labels that are corrected while a training reads them would count as the models' own, and no stamp would know."""
+        if _state(self.folder / path) != self.states[path]:
+            raise DataError(
+                f"{self.folder / path}: changed while it was in use; start again with --again --accept-edited when all corrections are made"
+            )
 
     def thresholds(self, alpha: float, per_class: bool = False) -> Int64[np.ndarray, "C"]:
         """Of every pseudo class the code from which on a pixel is unreliable, so that `alpha` percent of all labelled pixels are, or
@@ -127,7 +138,8 @@ def open_pseudo(folder: Path, *, accept_edited: bool = False) -> PseudoFolder:
     folder = Path(folder)
     manifest = _manifest(folder)
     names = tuple(manifest["classes"])
-    changed = _changed(folder, manifest["files"])
+    states = _states(folder, manifest["files"])
+    changed = _changed(folder, manifest["files"], states)
     if other := [path for path in changed if not _is_label(Path(path))]:
         raise DataError(f"{folder / other[0]}: changed since it was written; labels alone may be corrected by hand: delete it and {_AGAIN}")
     if changed and not accept_edited:
@@ -149,6 +161,7 @@ def open_pseudo(folder: Path, *, accept_edited: bool = False) -> PseudoFolder:
         edited,
         manifest["made_from"],
         frozenset(video["name"] for video in manifest["videos"] if video["defects"]),
+        states,
     )
     _check_edited(opened)
     return opened
@@ -188,17 +201,29 @@ def _is_label(path: Path) -> bool:
     return path.suffix == ".png" and path.parts[0] not in (ENTROPY, CONFIDENCE, TOP)
 
 
-def _changed(folder: Path, files: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Paths of files whose content is not the recorded one. Raises DataError for a file that is gone.
+def _state(file: Path) -> tuple[int, ...]:
+    """Size, time of change and number on its disk, which are others after an edit. Raises OSError."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
-    A run opens a folder several times: files are read again only where a size or a time of change is another one since.
-    """
-    state = hashlib.sha256()
+
+def _states(folder: Path, files: list[dict[str, Any]]) -> dict[str, tuple[int, ...]]:
+    states = {}
     for entry in files:
         with contextlib.suppress(OSError):
-            found = (folder / entry["path"]).stat()
-            state.update(f"{entry['path']} {entry['sha256']} {found.st_size} {found.st_mtime_ns} {found.st_ino}\n".encode())
-    return _compared(folder.absolute(), state.digest())
+            states[entry["path"]] = _state(folder / entry["path"])
+    return states
+
+
+def _changed(folder: Path, files: list[dict[str, Any]], states: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Paths of files whose content is not the recorded one. Raises DataError for a file that is gone.
+
+    A run opens a folder several times: files are read again only where a state is another one since.
+    """
+    known = hashlib.sha256()
+    for entry in files:
+        known.update(f"{entry['path']} {entry['sha256']} {states.get(entry['path'])}\n".encode())
+    return _compared(folder.absolute(), known.digest())
 
 
 @functools.lru_cache(maxsize=8)
