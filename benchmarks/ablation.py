@@ -15,21 +15,21 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 from typing import Any
+
+from filelock import FileLock
 
 from ablations.groups import CONTROL, EQUAL_CPU, EVERYTHING, GROUPS, MODES, STUDENT, WITHOUT, Cell, held_out_lists
 from ablations.scoring import measured
 from ablations.statistics import plot, print_closed, print_contrast, print_table, print_videos, print_views
+from machine import machine
 from semivss.atomic import atomic_bytes
 
-WRITING = Lock()
 RESULTS = Path(__file__).parent / "results"
 QUICK = [
     'data.absent_classes="allow"',
@@ -184,9 +184,16 @@ def rows(results: Path) -> list[dict[str, Any]]:
 
 
 def newest(results: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The newest row of each cell of the group under these overrides."""
+    """The row of each cell of the group under these overrides and with the settings of today. Says how many rows have others."""
     every = [row for row in rows(results) if row["group"] == options.group and row["overrides"] == options.override]
-    return list({(row["subset"], row["mode"], row["seed"]): row for row in every}.values())
+    of_today = {}
+    for row in every:
+        cell = Cell(row["group"], row["subset"], row["mode"], row["seed"])
+        if cell.is_known() and row["settings"] == fingerprint(resolved(GROUPS[cell.group].recipe, overrides_of(cell, options, results))):
+            of_today[row["subset"], row["mode"], row["seed"]] = row
+    if left := len({(row["subset"], row["mode"], row["seed"]) for row in every}) - len(of_today):
+        print(f"{left} cells have rows of other settings alone, which are left out", file=sys.stderr)
+    return list(of_today.values())
 
 
 def matching(done: list[dict[str, Any]], cell: Cell, override: list[str]) -> list[dict[str, Any]]:
@@ -197,19 +204,11 @@ def matching(done: list[dict[str, Any]], cell: Cell, override: list[str]) -> lis
 
 def emit(row: dict[str, Any], results: Path) -> None:
     """Append, and print without the counts."""
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS=1, {cpu_model()}"
-    full = row | {"what": "ablation mIoU", "unit": "percent", "ratio": None, "machine": machine}
-    with WRITING:  # one chain at a time, and a reader or a kill meets whole lines only
+    full = row | {"what": "ablation mIoU", "unit": "percent", "ratio": None, "machine": f"{machine()}, OMP_NUM_THREADS=1"}
+    with FileLock(f"{results}.lock"):  # one writer at a time, and a reader or a kill meets whole lines only
         line = json.dumps(full, separators=(",", ":")).encode() + b"\n"
         atomic_bytes(results, (results.read_bytes() if results.exists() else b"") + line)
     print(json.dumps({key: value for key, value in full.items() if key != "clips"}), flush=True)
-
-
-def cpu_model() -> str:
-    """As Linux names it, where it does."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ process that does two steps (VmHWM, reset before them). Floors: an eighth of the
 
 import argparse
 import json
-import os
-import platform
 import re
 import statistics
 import subprocess
@@ -25,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from machine import machine
 from peers.contrastive_plain import PlainContrast
 from semivss.losses.bank import MemoryBank
 from semivss.losses.contrast_sets import RankWindow, Regions, contrast_sets
@@ -157,17 +156,11 @@ def emit(what: str, kind: str, unit: str, ours: float | None, plain: float | Non
         "against_value": plain and round(plain, 3),
         "floor": FLOORS[kind],
         **more,
-        "machine": f"{cpu_model()}, torch {torch.__version__}, {torch.get_num_threads()} thread",
+        "machine": f"{machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread",
     }
     if ratio is None:
         row["reason"] = "this system has no /proc/self/clear_refs"
     print(json.dumps(row), flush=True)
-
-
-def cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", path.read_text()) if path.exists() else None
-    return f"{found.group(1) if found else platform.machine()}, {os.cpu_count()} cores"
 
 
 def main() -> None:

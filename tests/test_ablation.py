@@ -95,6 +95,18 @@ def test_pixels_of_clips_give_the_miou_of_the_whole():
     assert statistics.miou([[1, 0], [2, 0], [3, 1]]) == 25  # a class that truth never shows is left out
 
 
+def test_the_table_is_of_one_setting(tmp_path, capsys):
+    options = argparse.Namespace(group="toy", override=[], runs=tmp_path)
+    cell = groups.Cell("toy", "clips 0-3", "online", 0)
+    settings = ablation.fingerprint(ablation.resolved(groups.TOY.recipe, ablation.overrides_of(cell, options, tmp_path / "rows")))
+    lines = [cell.key() | {"overrides": [], "settings": kind} for kind in (settings, "0123456789ab")]
+    lines.append(lines[1] | {"mode": "offline"})
+    lines.append(lines[1] | {"mode": "a mode of before"})
+    (tmp_path / "rows").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert ablation.newest(tmp_path / "rows", options) == lines[:1]
+    assert "2 cells have rows of other settings alone" in capsys.readouterr().err
+
+
 def test_the_table_names_what_was_not_run(capsys):
     rows = [row(groups.CONTROL, [5, 7, 3]), row("online", [7, 9, 5])]
     statistics.print_table(rows, (groups.CONTROL, "online", "offline"), (groups.CONTROL, groups.EQUAL_CPU))

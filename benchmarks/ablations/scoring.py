@@ -20,9 +20,11 @@ def measured(out: Path, folder: str, teacher: str, *, in_full: bool, validation:
     import torch
 
     from semivss.data.source import open_source
+    from semivss.hashes import split_hash
     from semivss.infer.views import View, views_from
     from semivss.models.segmenter import Segmenter
     from semivss.recipe import load_recipe
+    from semivss.stage import versions
 
     torch.set_num_threads(1)  # as the runs have it
     recipe = load_recipe(out / "recipe.toml")
@@ -30,7 +32,8 @@ def measured(out: Path, folder: str, teacher: str, *, in_full: bool, validation:
     if in_full and (out / teacher).is_dir():
         models.append(Segmenter.from_pretrained(out / teacher / "model"))
     views = {"single": (View(base=recipe.predict.views.base),)} | ({"tta": views_from(recipe.predict.views)} if in_full else {})
-    row: dict[str, Any] = {"recipe": recipe.digest(), "cpu_seconds": cpu_seconds(out / folder / "metrics.csv")}
+    row: dict[str, Any] = {"recipe": recipe.digest(), "cpu_seconds": cpu_seconds(out / folder / "metrics.csv"), "versions": versions()}
+    row["split_hash"] = split_hash(open_source(recipe.data.test[0], "strict"))
     for kind, chosen in views.items():
         test = evaluated(models, open_source(recipe.data.test[0], "strict").clips, chosen)
         row |= {f"{role}{kind}": tally.miou() for role, tally in test.items()}

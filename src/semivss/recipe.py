@@ -60,6 +60,12 @@ class Recipe(Settings):
             raise ValueError(f"semi.mode {self.semi.mode} needs unlabelled video; add [[data.unlabelled]], or take the section [semi] out")
         if self.semi.supervised_steps >= self.semi.train.steps:
             raise ValueError("semi.supervised_steps must be below semi.train.steps, or no step sees unlabelled video")
+        heads = {one.model.head for one in (self, self.teacher if self.semi.retrain_teacher else None) if one is not None}
+        if heads == {"pixel"} and (self.semi.likelihood or self.semi.weigh_masks):
+            name = "likelihood" if self.semi.likelihood else "weigh_masks"
+            raise ValueError(
+                f"semi.{name} is for masks; a pixel head has that loss already, so leave it out or take model.head mask2former"
+            )
         if self.semi.threshold.kind == "absolute" and self.semi.threshold.per_class:
             raise ValueError("semi.threshold: per_class is for percentiles; an absolute gamma is the same for all classes")
         return self

@@ -140,8 +140,10 @@ def test_settings_of_strong_views_and_of_the_unlabelled_loss_reach_them(world, t
     mixed, dealt, losses, supervised = (calls_of(monkeypatch, semi, name) for name in names)
     terms, passes = calls_of(monkeypatch, semi.SemiObjective, "forward"), calls_of(monkeypatch, Segmenter, "forward")
     strong = {"views": 2, "complementary": 1.0, "mix": "classmix", "mix_chance": 1.0}
-    more = {"unsupervised": 0.5, "max_area_factor": 1.5, "likelihood": 0.25, "contrast": {"weight": 0}}
-    train(recipe(world, strong=strong, **more), tmp_path / "out", given=Given(None, None))
+    more = {"unsupervised": 0.5, "max_area_factor": 1.5, "contrast": {"weight": 0}}
+    settings = recipe(world, strong=strong, **more)
+    settings = settings.model_copy(update={"semi": settings.semi.model_copy(update={"likelihood": 0.25})})  # refused with a pixel head
+    train(settings, tmp_path / "out", given=Given(None, None))
     assert [call.arguments[1] for call in mixed] == ["classmix"] * 3
     assert all(call.named["dealt"].all() for call in dealt)
     assert len(dealt) == 3

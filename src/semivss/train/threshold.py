@@ -60,7 +60,10 @@ def cut(
             codes = dataset_thresholds(stored, alpha, threshold.per_class)
             return torch.tensor(codes, dtype=torch.float32, device=labels.device).clamp_min(LEAST)
         case "batch_percentile":
-            by_models, least = labels_of_models(labels, doubt, stored), 0.0 if stored is None else LEAST  # what people say is below every cut
+            by_models, least = (
+                labels_of_models(labels, doubt, stored),
+                0.0 if stored is None else LEAST,
+            )  # what people say is below every cut
             if not threshold.per_class:
                 return max(unreliability_threshold(doubt, by_models, alpha), least)
             return unreliability_thresholds(doubt, by_models, alpha, num_classes).clamp_min(least)
