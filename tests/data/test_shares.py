@@ -49,6 +49,13 @@ def test_no_labelled_pixel_is_an_error():
         class_shares([bare])
 
 
+def test_no_labelled_frame_is_an_error_with_a_remedy():
+    bare = VideoDataset("bare", CLASSES, (Masks("a", (None, None)),))
+    for question in (class_shares, check_classes_shown):
+        with pytest.raises(DataError, match=r"bare: no labelled frame; give it masks .*list of labelled frames"):
+            question([bare])
+
+
 def test_a_class_that_one_mask_of_many_shows_is_not_absent():
     masks = [[0, 0, 1]] * 300
     masks[171] = [2, 255, 255]

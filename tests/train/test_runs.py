@@ -353,7 +353,7 @@ def test_a_training_that_was_begun_goes_on_with_other_frames_and_says_so(labelle
 
 
 def test_frames_of_another_size_than_their_labels_are_refused(labelled_run, tmp_path):
-    world, out = copied_world(labelled_run, tmp_path), copied_run(labelled_run, tmp_path)
+    world = copied_world(labelled_run, tmp_path)
     recipe = semi_recipe(world)
     run(recipe, tmp_path / "own", until="pseudo-label")
     for path in (world / "data" / "b" / "origin").iterdir():
@@ -364,7 +364,6 @@ def test_frames_of_another_size_than_their_labels_are_refused(labelled_run, tmp_
         image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(path)
     with pytest.raises(SemivssError, match=r"/b/.*the frame has 96x128 pixels, its pseudo label 48x64.*--from pseudo-label"):
         run(recipe, tmp_path / "own", until="retrain")
-    assert out.is_dir()
 
 
 def test_masks_beside_unlabelled_frames_change_nothing(labelled_run, tmp_path):

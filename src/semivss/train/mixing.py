@@ -11,10 +11,10 @@ from semivss.tensors import IGNORE, UnlabelledBatch
 
 
 def mix(batch: UnlabelledBatch, kind: Literal["none", "cutmix", "classmix", "cutout"], generator: torch.Generator) -> UnlabelledBatch:
-    """Strong views, labels, doubts and the inside mask mixed alike; the weak view stays as it is.
+    """Strong views, labels and doubts mixed alike; the weak view and what is inside of it stay as they are.
 
     cutmix pastes a box of half the area from the next crop, classmix the pixels of half of the next crop's classes, cutout erases the
-    box: frames 0, labels 255. `labels` must hold what the student is to learn. A single crop has no next one: it stays.
+    box: frames 0, labels 255. `labels` must hold what the student is to learn, 255 outside of the frames. A single crop has no next one: it stays.
 
     Args:
         batch: N crops.
@@ -36,7 +36,6 @@ def mix(batch: UnlabelledBatch, kind: Literal["none", "cutmix", "classmix", "cut
     return replace(
         batch,
         strong=torch.where(pasted[:, None], batch.strong.roll(-1, 1), batch.strong),
-        inside=torch.where(pasted, batch.inside.roll(-1, 0), batch.inside),
         labels=torch.where(pasted, batch.labels.roll(-1, 0), batch.labels),
         doubt=torch.where(pasted, batch.doubt.roll(-1, 0), batch.doubt),
     )
