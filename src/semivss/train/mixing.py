@@ -14,7 +14,8 @@ def mix(batch: UnlabelledBatch, kind: Literal["none", "cutmix", "classmix", "cut
     """Strong views, labels and doubts mixed alike; the weak view and what is inside of it stay as they are.
 
     cutmix pastes a box of half the area from the next crop, classmix the pixels of half of the next crop's classes, cutout erases the
-    box: frames 0, labels 255. `labels` must hold what the student is to learn, 255 outside of the frames. A single crop has no next one: it stays.
+    box: frames 0, labels 255. `labels` must hold what the student is to learn, 255 outside of the frames. A single crop stays: it has no
+    next one.
 
     Args:
         batch: N crops.
