@@ -76,7 +76,7 @@ def run_rank(
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     from semivss.data.pseudo import open_pseudo
     from semivss.losses.matcher import NonFiniteCost
-    from semivss.train import loop, method, semi
+    from semivss.train import loop, method, objective, semi
     from semivss.train.method import Given
     from semivss.train.sharding import whole
 
@@ -99,7 +99,7 @@ def run_rank(
             raise NonFiniteCost("on one process only")
         return losses[-1]
 
-    loop.Run, loop.pooled, method.supervised_loss, semi.supervised_loss = remember_run, remember_counts, loss, loss
+    loop.Run, loop.pooled, method.supervised_loss, objective.supervised_loss = remember_run, remember_counts, loss, loss
     if rank == unsure_rank:
         semi.cut = lambda *arguments: 0.0
     loop.train(recipe, out, given=before and Given(before / "student" / "model", [open_pseudo(before / "pseudo")]))

@@ -32,8 +32,8 @@ from semivss.train import loop
 from semivss.train.contrast import Contrast
 from semivss.train.loop import train
 from semivss.train.method import Given
+from semivss.train.objective import SemiObjective
 from semivss.train.previous import PreviousTeachers
-from semivss.train.semi import SemiObjective
 from semivss.train.targets import Targets
 from semivss.train.threshold import alpha_at, cut, surest
 
@@ -119,7 +119,7 @@ def test_the_average_of_the_students_weights_keeps_its_decay_from_the_first_step
 
 
 def test_each_channel_goes_to_one_of_the_two_views():
-    from semivss.train.semi import deal_out_channels
+    from semivss.train.objective import deal_out_channels
 
     dealt = torch.tensor([True, False, True])
     pyramid = [torch.ones(2 + 6, 40, 2, 3), torch.ones(2 + 6, 7, 1, 1)]

@@ -14,7 +14,7 @@ from semivss.posterior import align, class_distribution, class_factors, entropy
 from semivss.recipe import Recipe, parse_recipe
 from semivss.settings import Model, PixelHead
 from semivss.tensors import IGNORE, UnlabelledBatch
-from semivss.train import contrast, semi
+from semivss.train import contrast, objective, semi
 from semivss.train.alignment import MEMORY, RunningAlignment
 from semivss.train.loop import train
 from semivss.train.method import Given
@@ -136,8 +136,9 @@ def test_settings_of_the_contrastive_loss_reach_it(world, tmp_path, monkeypatch)
 
 
 def test_settings_of_strong_views_and_of_the_unlabelled_loss_reach_them(world, tmp_path, monkeypatch):
-    names = ("mix", "deal_out_channels", "unsupervised_loss", "supervised_loss")
-    mixed, dealt, losses, supervised = (calls_of(monkeypatch, semi, name) for name in names)
+    mixed = calls_of(monkeypatch, semi, "mix")
+    names = ("deal_out_channels", "unsupervised_loss", "supervised_loss")
+    dealt, losses, supervised = (calls_of(monkeypatch, objective, name) for name in names)
     terms, passes = calls_of(monkeypatch, semi.SemiObjective, "forward"), calls_of(monkeypatch, Segmenter, "forward")
     strong = {"views": 2, "complementary": 1.0, "mix": "classmix", "mix_chance": 1.0}
     more = {"unsupervised": 0.5, "max_area_factor": 1.5, "contrast": {"weight": 0}}

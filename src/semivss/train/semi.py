@@ -1,155 +1,44 @@
-"""Labelled and unlabelled crops in, L = L_s + lambda_u L_u + lambda_c L_c out: retraining (arXiv 2406.00587, 2203.03884).
+"""Labelled and unlabelled crops in, the loss of a step of retraining out (arXiv 2406.00587, 2203.03884).
 
 offline: the pseudo labels and entropies of a frozen ensemble, read from files. online: the student's moving average labels the weak
 view in each step. Either way the student sees strong, mixed views, and each pixel's entropy decides whether its label counts.
 """
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float, UInt8
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from semivss.data.clips import VideoDataset
 from semivss.data.labels import LabelSet
-from semivss.data.loader import Batches, labelled_batches, unlabelled_batches
-from semivss.data.policy import DefectCounter
+from semivss.data.loader import labelled_batches, unlabelled_batches
 from semivss.data.pseudo import check_classes
 from semivss.data.shares import class_shares
 from semivss.data.source import open_unlabelled
 from semivss.errors import SemivssError, WeightsError
 from semivss.losses.matcher import NonFiniteCost
-from semivss.losses.supervised import supervised_loss
-from semivss.losses.unsupervised import unsupervised_loss
-from semivss.models.segmenter import Segmenter, take_images
+from semivss.models.segmenter import Segmenter
 from semivss.posterior import class_distribution, entropy
 from semivss.recipe import Recipe
 from semivss.settings import Semi
-from semivss.tensors import IGNORE, Batch, UnlabelledBatch
+from semivss.tensors import IGNORE, UnlabelledBatch
 from semivss.train.alignment import RunningAlignment
-from semivss.train.contrast import Contrast, build_representation
+from semivss.train.contrast import Contrast
+from semivss.train.joint import JointBatch, JointBatches
 from semivss.train.method import Given
 from semivss.train.mixing import mix
+from semivss.train.objective import SemiObjective
 from semivss.train.previous import PreviousTeachers
 from semivss.train.targets import Targets
 from semivss.train.threshold import alpha_at, cut, labels_of_models, surest
 
 IN_VAIN = 100  # batches in a row without a reliable pixel until retraining stops
 PATIENCE = 500  # steps, or a quarter of a shorter training, that a class may have no part in L_c until that is said
-
-
-@dataclass(frozen=True)
-class JointBatch:
-    """What one step of retraining sees. Without the unlabelled part only L_s is asked for."""
-
-    labelled: Batch
-    unlabelled: UnlabelledBatch | None
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        return self.labelled.ids + (self.unlabelled.ids if self.unlabelled else ())
-
-    def to(self, device: torch.device) -> "JointBatch":
-        return JointBatch(self.labelled.to(device), self.unlabelled.to(device) if self.unlabelled else None)
-
-
-class JointBatches:
-    """The labelled stream, joined by the unlabelled one from a given optimiser step on."""
-
-    def __init__(self, labelled: Batches[Batch], unlabelled: Batches[UnlabelledBatch] | None, alone: int) -> None:
-        """`alone` is the number of micro-batches that come before the unlabelled stream begins."""
-        self._labelled, self._unlabelled, self._alone = labelled, unlabelled, alone
-
-    @property
-    def defects(self) -> DefectCounter:
-        met = DefectCounter()
-        met.merge(self._labelled.defects)
-        if self._unlabelled is not None:
-            met.merge(self._unlabelled.defects)
-        return met
-
-    def __iter__(self) -> Iterator[JointBatch]:
-        others: Iterator[UnlabelledBatch] | None = None
-        for number, batch in enumerate(self._labelled):
-            if self._unlabelled is None or number < self._alone:
-                yield JointBatch(batch, None)
-                continue
-            others = others or iter(self._unlabelled)
-            yield JointBatch(batch, next(others))
-
-
-class SemiObjective(nn.Module):
-    """The student, with its representation head where L_c is on, and the whole loss: what DDP and autocast wrap."""
-
-    def __init__(self, segmenter: Segmenter, semi: Semi) -> None:
-        super().__init__()
-        self.segmenter, self._semi = segmenter, semi
-        self.representation = build_representation(segmenter, semi)
-
-    def forward(
-        self,
-        frames: UInt8[Tensor, "B 3 H W"],
-        labels: UInt8[Tensor, "B H W"],
-        targets: Targets | None,
-        contrast: Contrast | None,
-        generator: torch.Generator,
-    ) -> dict[str, Tensor]:
-        """Weighted terms of L_s; with `targets` also of L_u, with `contrast` (of this step) also L_c. One forward pass serves all.
-
-        Raises:
-            NonFiniteCost: as `supervised_loss` does, or the teacher's representation is not finite.
-        """
-        settings = self.segmenter.settings
-        if targets is None:
-            return supervised_loss(self.segmenter(frames), labels, settings, generator, self._semi.likelihood) | self._idle()
-        views, crops = targets.strong.shape[:2]
-        alter = None
-        if views == 2 and self._semi.strong.complementary:
-            dealt = torch.rand(crops, generator=generator) < self._semi.strong.complementary
-            alter = functools.partial(deal_out_channels, dealt=dealt, generator=generator)
-        output = self.segmenter(torch.cat([frames, *targets.strong]), alter)
-        terms = supervised_loss(take_images(output, slice(len(frames))), labels, settings, generator, self._semi.likelihood)
-        split = targets.split
-        for view in range(views):
-            own = slice(len(frames) + view * crops, len(frames) + (view + 1) * crops)
-            for name, term in unsupervised_loss(take_images(output, own), split, settings, self._semi, generator).items():
-                terms[f"unlabelled_{name}"] = terms.get(f"unlabelled_{name}", 0) + term / views
-        if contrast is None or self.representation is None:
-            return terms | self._idle()
-        return terms | {"contrast": contrast.loss(self.representation, output, labels, targets, generator)}
-
-    def _idle(self) -> dict[str, Tensor]:
-        """A term of 0 that keeps an unused representation head in the graph: DDP waits for the gradient of every parameter."""
-        if self.representation is None:
-            return {}
-        return {"contrast": 0 * torch.stack([parameter.sum() for parameter in self.representation.parameters()]).sum()}
-
-
-def deal_out_channels(
-    pyramid: Sequence[Float[Tensor, "_ _ _ _"]], dealt: Bool[Tensor, "N"], generator: torch.Generator
-) -> list[Float[Tensor, "_ _ _ _"]]:
-    """Give each channel of a crop's maps to one of its two strong views, at double strength (UniMatch V2, arXiv 2410.10777).
-
-    Args:
-        pyramid: maps of the labelled images, then of the first view's N crops, then of the second's.
-        dealt: which crops; the others keep all channels.
-        generator: on the CPU.
-    """
-    count = len(dealt)
-    changed = []
-    for maps in pyramid:
-        first = 2 * torch.randint(2, (count, maps.shape[1]), generator=generator).float()
-        first[~dealt] = 1
-        factors = torch.ones(maps.shape[:2])
-        factors[-2 * count : -count], factors[-count:] = first, 2 - first
-        changed.append(maps * factors.to(maps.device, maps.dtype)[..., None, None])
-    return changed
 
 
 class SemiSupervised:
