@@ -137,11 +137,11 @@ def _memory(cost: TrainingCost) -> str:
     return f"about {_bytes(cost.peak)}: {parts}"
 
 
-def _bytes(size: float) -> str:
+def _bytes(size: int | float) -> str:
     return f"{size / 2**30:,.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
 
 
-def _flop(count: float) -> str:
+def _flop(count: int | float) -> str:
     """With the prefix that leaves at most three digits before the point."""
     for size, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T")):
         if count >= size:

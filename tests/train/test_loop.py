@@ -4,13 +4,14 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from PIL import Image
 
+from semivss.data.pseudo import PseudoFolder
 from semivss.errors import DataError, DefectError, SemivssError
 from semivss.losses.matcher import NonFiniteCost
 from semivss.metrics.confusion import Confusion
@@ -240,10 +241,10 @@ def test_keys_of_what_does_not_fit_are_those_of_the_stage(recipe, monkeypatch):
     told = []
 
     def remember(own, folder, *, sections, given=None):
-        told.append((folder.name, str(too_large_crops(own, sections, SimpleNamespace(world_size=1, device=torch.device("cpu")), 1))))
+        told.append((folder.name, str(too_large_crops(own, sections, Fabric(accelerator="cpu", devices=1), 1))))
 
     monkeypatch.setattr(loop, "train", remember)
-    monkeypatch.setattr("semivss.plan.open_pseudo", lambda *_given, **_more: None)
+    monkeypatch.setattr("semivss.plan.open_pseudo", lambda *_given, **_more: object.__new__(PseudoFolder))
     for step in training(whole, Path("run")):
         if step.together:
             step.make()

@@ -39,7 +39,7 @@ class Machine:
     frame: Size = (480, 853)  # height and width of the frames to predict; VSPW's usual release
     speed: float | None = None  # operations a second and device; none = SPEEDS of a GPU, and unknown of a CPU
 
-    def hours(self, flops: float, precision: str) -> float | None:
+    def hours(self, flops: int | float, precision: str) -> float | None:
         """Of one device; none where the speed is not known."""
         speed = self.speed or (SPEEDS[precision] if self.device == "gpu" else None)
         return None if speed is None else flops / speed / 3600

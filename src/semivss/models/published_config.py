@@ -106,8 +106,8 @@ def _one_peace_sizes(backbone: Mapping[str, Any]) -> TrunkSizes:
         heads=backbone["attention_heads"],
         feedforward=backbone["ffn_embed_dim"],
         grid=(backbone["bucket_size"],) * 2,
-        layer_scale=backbone.get("layer_scale_init_value", 1e-2),
-        injector_scale=backbone["init_values"],
+        layer_scale=float(backbone.get("layer_scale_init_value", 1e-2)),
+        injector_scale=float(backbone["init_values"]),
         **_adapter_sizes(backbone),
     )
 
@@ -118,8 +118,8 @@ def _adapter_sizes(backbone: Mapping[str, Any]) -> dict[str, Any]:
         "prior": backbone["conv_inplane"],
         "points": backbone["n_points"],
         "deform_heads": backbone["deform_num_heads"],
-        "deform_ratio": backbone["deform_ratio"],
-        "conv_ratio": backbone["cffn_ratio"],
+        "deform_ratio": float(backbone["deform_ratio"]),
+        "conv_ratio": float(backbone["cffn_ratio"]),
     }
 
 

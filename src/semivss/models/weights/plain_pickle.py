@@ -167,7 +167,7 @@ def _parameter(tensor: Numbers, *_: object) -> Numbers:
     return tensor
 
 
-def _bytearray(content: bytes | str = b"", *encoding: str) -> bytearray:
+def _bytearray(content: object = b"", *encoding: str) -> bytearray:
     """In place of `bytearray`, which a number makes as large as it says."""
     if not isinstance(content, bytes | str):
         raise TypeError("a bytearray of no bytes")
