@@ -81,6 +81,20 @@ def test_the_demo_goes_through_the_whole_method(tmp_path):
     assert "score again" not in page
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("model.backbone=timm/resnet999", "no such model; did you mean resnet"),
+        ("model.weights=nowhere.pth", "nowhere.pth: cannot read the weight file"),
+        ("teacher.model.backbone=timm/resnet999", "no such model"),
+    ],
+)
+def test_models_are_looked_at_before_the_first_training(tmp_path, wrong, message):
+    with pytest.raises(SemivssError, match=message):
+        run(demo_recipe([*SMALL, wrong]), tmp_path / "run")
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
 def test_scores_carry_what_made_them(finished):
     scores = json.loads((finished / "scores.json").read_text())
     assert {"val", "test", "provenance"} == scores.keys()

@@ -196,7 +196,7 @@ def test_precision_may_be_written_as_a_number(tmp_path):
         ({"semi": {}}, r"semi.mode offline needs unlabelled video; add \[\[data.unlabelled\]\]"),
         ({"semi": {"mode": "online", "supervised_steps": 1000}, "unlabelled": True}, "must be below semi.train.steps"),
         ({"semi": {"threshold": {"kind": "absolute", "per_class": True}}, "unlabelled": True}, "per_class is for percentiles"),
-        ({"semi": {"likelihood": 1.0}, "unlabelled": True}, r"semi\.likelihood is for masks.*model\.head mask2former"),
+        ({"semi": {"likelihood": 1.0}, "unlabelled": True}, r"^recipe: semi\.likelihood is for masks.*model\.head mask2former"),
         ({"semi": {"weigh_masks": True}, "unlabelled": True}, r"semi\.weigh_masks is for masks"),
         ({"pseudo": {"weights": [1, 2]}}, "2 numbers for 1 model;"),
         ({"teacher": {}, "pseudo": {"weights": [1]}}, "1 numbers for 2 models;"),

@@ -69,13 +69,16 @@ def run(
     if start and not _is_before_end(start, until):
         raise SemivssError(f"--from {start} --until {until}: {until} comes before {start}; swap them or leave one out")
     steps = [step for step in steps if _is_before_end(step.name, until)]
+    stages = {step.name for step in steps}
     if dry:
-        check_data(recipe, {step.name for step in steps})
+        check_data(recipe, stages)
+        check_models(recipe, out, stages)
         forecast(steps, start, again)
         return
     with locked(out) if is_main_process() else contextlib.nullcontext():
         if is_main_process():
-            check_data(recipe, {step.name for step in steps})
+            check_data(recipe, stages)
+            check_models(recipe, out, stages)
             clear_leftovers(out)
         redo = Redo(out, start, recipe.digest())
         for number, step in enumerate(steps if is_main_process() else _up_to_the_last_training(steps)):
@@ -109,6 +112,26 @@ def check_data(recipe: Recipe, stages: Set[str]) -> None:
                 raise DataError(f"{dataset.name}: data.val has no mask to evaluate on; give a split with masks, or leave data.val out")
     if stages & {"pseudo-label", "retrain"} and recipe.semi is not None and recipe.semi.mode != "supervised":
         open_unlabelled(data.unlabelled, data.policy)
+
+
+def check_models(recipe: Recipe, out: Path, stages: Set[str]) -> None:
+    """Build every model that these stages train, without its values, before the first of them takes its time.
+
+    Raises:
+        SemivssError: no such backbone, sizes that do not fit, or a weight file that is not there for a model that is still to be trained.
+    """
+    from semivss.cost.model_cost import build_meta
+    from semivss.models.weights.lite0 import LITE0
+    from semivss.models.weights.weight_file import demand_weights
+
+    models = {"student": recipe.model} | ({} if recipe.teacher is None else {"teacher": recipe.teacher.model})
+    wanted = {role: model for role, model in models.items() if role in stages}
+    label_set = open_sources(recipe.data.train, recipe.data.policy)[0].label_set if wanted else None
+    for role, model in wanted.items():
+        assert label_set is not None
+        build_meta(model, label_set)
+        if model.weights not in (None, LITE0) and not (out / role / "model").exists():
+            demand_weights(Path(model.weights))
 
 
 def has_masks(dataset: VideoDataset) -> bool:

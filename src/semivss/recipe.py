@@ -209,7 +209,7 @@ def _explain(error: ValidationError, root: type[Settings]) -> str:
     problem = error.errors()[0]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     location = [str(part) for part in problem["loc"]]
-    key = ".".join(location) or "recipe"
+    key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         known = sorted(_fields_at(location[:-1], root))
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
@@ -220,7 +220,8 @@ def _explain(error: ValidationError, root: type[Settings]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
     shown = "" if isinstance(given, dict | list | tuple) or hasattr(given, "model_fields") else f", got {given!r}"
-    return f"key {key!r}: {message[0].lower() + message[1:]}{shown}{more}"
+    said = f"{message[0].lower() + message[1:]}{shown}{more}"
+    return f"key {key!r}: {said}" if location else said  # what no key alone is to blame for names its keys itself
 
 
 def _fields_at(location: Sequence[str], root: type[Settings]) -> list[str]:

@@ -106,12 +106,24 @@ def _places(index: Path) -> dict[str, str]:
     return dict(places)
 
 
+def demand_weights(path: Path) -> None:
+    """Raise WeightsError where there is neither a file nor a folder. Reads nothing."""
+    try:
+        path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> WeightsError:
+    return WeightsError(f"{path}: cannot read the weight file ({error.strerror}); give the path of a local file, or lite0")
+
+
 def _read_file(path: Path) -> tuple[str, object]:
     try:
         with path.open("rb") as file:
             head = file.read(256)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot read the weight file ({error.strerror}); give the path of a local file, or lite0") from error
+        raise _unreadable(path, error) from error
     if head[4:9] == b"\0\0\0\0{":
         return "safetensors", _read_safetensors(path)
     if head.startswith(b"PK\x03\x04"):
