@@ -7,7 +7,7 @@ import pytest
 
 from semivss.data.clips import VideoDataset
 from semivss.data.labels import LabelSet
-from semivss.data.shares import absent_classes, check_classes_shown, class_shares
+from semivss.data.shares import absent_classes, check_anything_shown, check_classes_shown, class_shares
 from semivss.errors import DataError
 
 CLASSES = LabelSet("three", ("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)), (False,) * 3)
@@ -51,7 +51,7 @@ def test_no_labelled_pixel_is_an_error():
 
 def test_no_labelled_frame_is_an_error_with_a_remedy():
     bare = VideoDataset("bare", CLASSES, (Masks("a", (None, None)),))
-    for question in (class_shares, check_classes_shown):
+    for question in (class_shares, check_classes_shown, check_anything_shown):
         with pytest.raises(DataError, match=r"bare: no labelled frame; give it masks .*list of labelled frames"):
             question([bare])
 
@@ -66,6 +66,13 @@ def test_a_class_that_one_mask_of_many_shows_is_not_absent():
 def test_reading_stops_when_all_classes_have_been_seen():
     masks = ([0, 1, 2], *[None] * 5, "never read")
     assert absent_classes([VideoDataset("all", CLASSES, (Masks("a", masks),))]) == []
+
+
+def test_one_labelled_pixel_is_something():
+    bare = VideoDataset("bare", CLASSES, (Masks("a", ([255, 255], [255, 255])),))
+    with pytest.raises(DataError, match="bare: no labelled pixel in 2 masks"):
+        check_anything_shown([bare])
+    check_anything_shown([bare, VideoDataset("one", CLASSES, (Masks("a", ([255, 0], "never read")),))])
 
 
 def test_classes_without_a_pixel_are_refused_by_name():

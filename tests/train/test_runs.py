@@ -136,6 +136,8 @@ def test_classes_without_a_labelled_pixel_are_refused_or_allowed(labelled_run, t
             run(recipe, tmp_path / "run", until="student")
         if value:
             run(allowed, tmp_path / "allowed", until="student")
+    with pytest.raises(SemivssError, match="no labelled pixel in 8 masks"):  # that much is never allowed
+        run(allowed, tmp_path / "nothing", until="student")
 
 
 def test_a_wrong_path_costs_no_finished_model(labelled_run, tmp_path):

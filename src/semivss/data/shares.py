@@ -55,6 +55,13 @@ def check_classes_shown(datasets: Sequence[VideoDataset], policy: Policy = "stri
         )
 
 
+def check_anything_shown(datasets: Sequence[VideoDataset], policy: Policy = "strict") -> None:
+    """Raise as `class_shares` unless some mask shows some class. Reads masks until one does."""
+    frames = _labelled(datasets)
+    if not any(len(_known(clip, index, policy)) for clip, index in frames):
+        raise _nothing(datasets, len(frames))
+
+
 def _labelled(datasets: Sequence[VideoDataset]) -> list[tuple[Clip, int]]:
     return [(clip, index) for dataset in datasets for clip in dataset.clips for index in range(len(clip.stems)) if clip.is_labelled(index)]
 

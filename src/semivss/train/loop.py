@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from semivss.atomic import atomic_json
 from semivss.data.loader import tell_left_out
 from semivss.data.policy import DefectCounter
-from semivss.data.shares import check_classes_shown
+from semivss.data.shares import check_anything_shown, check_classes_shown
 from semivss.data.source import open_source, open_sources, same_classes
 from semivss.errors import DataError, SemivssError
 from semivss.metrics.confusion import Confusion
@@ -75,8 +75,9 @@ def train(recipe: Recipe, out: Path, *, given: Given | None = None, resume: bool
                 tell_left_out(run.datasets)
             if resume:
                 run.load()
-            if recipe.data.absent_classes == "error" and not run.counters.step:
-                check_classes_shown(run.datasets, recipe.data.policy)
+            if not run.counters.step:
+                check = check_classes_shown if recipe.data.absent_classes == "error" else check_anything_shown
+                check(run.datasets, recipe.data.policy)
             run.loop()
         run.close()
         interrupt.leave()
