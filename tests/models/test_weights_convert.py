@@ -83,6 +83,22 @@ def test_a_whole_checkpoint_comes_back_bit_by_bit(backbone, tmp_path):
     assert (tmp_path / "twice/model.safetensors").read_bytes() == (tmp_path / "model/model.safetensors").read_bytes()
 
 
+def test_a_model_whose_values_all_lie_in_a_file_gets_no_others_first(tmp_path, monkeypatch):
+    drawn: list[int] = []
+
+    def count(tensor: Tensor, *_: object, **__: object) -> Tensor:
+        drawn.append(0 if tensor.is_meta else tensor.numel())
+        return tensor
+
+    model = foreign.segmenter("one_peace_tiny")
+    torch.save(foreign.checkpoint(model), tmp_path / "iter.pth")
+    for draw in ("normal_", "uniform_"):
+        monkeypatch.setattr(torch.Tensor, draw, count)
+    report = convert(tmp_path / "iter.pth", tmp_path / "model", preset="one_peace_tiny", overrides=foreign.GIVEN)
+    assert report.missing == report.mismatched == ()
+    assert sum(drawn) < 0.01 * sum(parameter.numel() for parameter in model.parameters())  # a small tensor of transformers' own
+
+
 def test_a_converted_folder_is_as_large_as_its_parameters(tmp_path):
     model = foreign.segmenter("one_peace_tiny")
     torch.save(foreign.checkpoint(model), tmp_path / "iter.pth")

@@ -1,6 +1,5 @@
 """A Segmenter in, a folder of config.json, model.safetensors and README.md out, and back; offline, without pickle."""
 
-import contextlib
 import errno
 import json
 import os
@@ -10,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -19,7 +17,7 @@ from semivss.atomic import atomic_set, newest
 from semivss.data.labels import LabelSet
 from semivss.digest import file_sha256
 from semivss.errors import DataError, WeightsError
-from semivss.models.segmenter import Segmenter
+from semivss.models.segmenter import Segmenter, fill
 from semivss.models.weights.weight_file import CONFIG, WeightFile, read_config
 from semivss.settings import Model
 
@@ -65,9 +63,11 @@ def load_segmenter(kind: type[Kind], folder: Path) -> Kind:
     Raises:
         WeightsError: a file is missing, damaged, from a newer version, or does not belong to the others.
     """
+    from semivss.models.zoo import empty_parts
+
     config = _read_config(newest(folder, CONFIG))
     settings, labels = _described(config, newest(folder, CONFIG))
-    segmenter = _build(kind, settings, labels)
+    segmenter = kind(*empty_parts(settings, len(labels)), labels, settings)
     _fill(segmenter, _read_weights(newest(folder, WEIGHTS), config.get("weights_sha256")), newest(folder, WEIGHTS))
     return segmenter.eval()
 
@@ -178,15 +178,6 @@ def _described(config: dict[str, Any], path: Path) -> tuple[Model, LabelSet]:
     return settings, labels
 
 
-def _build(kind: type[Kind], settings: Model, labels: LabelSet) -> Kind:
-    from semivss.models.zoo import TRUNKS, build_backbone, build_head
-
-    # the large models are built without memory, as all they need lies in the file; others may keep tensors that no file has
-    with torch.device("meta") if settings.backbone in TRUNKS else contextlib.nullcontext():
-        backbone = build_backbone(settings)
-        return kind(backbone, build_head(settings, backbone.channels, len(labels)), labels, settings)
-
-
 def _read_weights(path: Path, digest: object) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -205,11 +196,7 @@ def _fill(segmenter: Segmenter, state: dict[str, Tensor], path: Path) -> None:
     expected = segmenter.state_dict()
     if wrong := sorted(key for key in expected.keys() | state.keys() if _shape(expected, key) != _shape(state, key)):
         raise WeightsError(f"{path}: {len(wrong)} tensors do not fit the model in {CONFIG}, the first is {wrong[0]}; {_REMEDY}")
-    if not any(tensor.is_meta for tensor in expected.values()):
-        segmenter.load_state_dict(state)
-        return
-    segmenter.load_state_dict({key: tensor.to(expected[key].dtype) for key, tensor in state.items()}, assign=True)
-    segmenter.to(memory_format=torch.channels_last)  # as built; a tensor that is assigned keeps the layout of the file
+    fill(segmenter, state)
 
 
 def _shape(state: dict[str, Tensor], key: str) -> tuple[int, ...] | None:

@@ -1,7 +1,7 @@
 """Frames (uint8) in, mask or pixel logits out: normalisation, backbone and head as one module that can be saved as a folder."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +75,16 @@ class Segmenter(nn.Module):
         from semivss.models.folder import load_segmenter
 
         return load_segmenter(cls, Path(folder))
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy values into `module`, which may have more tensors. One on the meta device takes the tensors: nothing is there twice."""
+    present = module.state_dict()
+    if not any(present[name].is_meta for name in state):
+        module.load_state_dict(state, strict=False)
+        return
+    module.load_state_dict({name: values.to(present[name].dtype) for name, values in state.items()}, strict=False, assign=True)
+    module.to(memory_format=channels_last)  # as built; a tensor that is taken keeps the layout of its file
 
 
 def take_images(output: MaskLogits | PixelLogits, images: slice | Int64[Tensor, "n"]) -> MaskLogits | PixelLogits:

@@ -1,10 +1,12 @@
 """A recipe's model section in, a Segmenter out: the literal tables of backbones and heads."""
 
+import contextlib
 import dataclasses
 import difflib
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from semivss.data.labels import LabelSet
@@ -78,6 +80,16 @@ def build_segmenter(model: Model, label_set: LabelSet) -> Segmenter:
 
 def _assemble(model: Model, backbone: Pyramid, label_set: LabelSet) -> Segmenter:
     return Segmenter(backbone, build_head(model, backbone.channels, len(label_set)), label_set, model)
+
+
+def empty_parts(model: Model, classes: int) -> tuple[Pyramid, nn.Module]:
+    """Backbone and head of a model whose values all lie in a file: those of the large models, made by us, are on the meta device.
+
+    Others may keep tensors that no file has. Raises as `build_segmenter` does.
+    """
+    with torch.device("meta") if model.backbone in TRUNKS else contextlib.nullcontext():
+        backbone = build_backbone(model)
+        return backbone, build_head(model, backbone.channels, classes)
 
 
 def build_backbone(model: Model) -> Pyramid:

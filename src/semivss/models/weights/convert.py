@@ -18,11 +18,11 @@ from semivss.models.weights.architecture import settings_of
 from semivss.models.weights.classes import BIAS, WEIGHT, nameless_set
 from semivss.models.weights.colours import normalisation
 from semivss.models.weights.given import given_settings
-from semivss.models.weights.load import LoadReport, Start, load_start, not_filled, own_classes, with_classes
+from semivss.models.weights.load import LoadReport, Start, load_start, matched, not_filled, own_classes, with_classes
 from semivss.models.weights.recognise import Recognised, open_recognised
 from semivss.models.weights.shapes import read_sizes
 from semivss.models.weights.weight_file import CONFIG
-from semivss.models.zoo import build_segmenter, trunk_sizes
+from semivss.models.zoo import build_segmenter, empty_parts, trunk_sizes
 from semivss.progress import say
 from semivss.settings import Model
 
@@ -68,9 +68,7 @@ def convert(
     source = own_classes(found, given)
     target = _target(found, source, wanted)
     start = replace(with_classes(found, settings.head, target, source), grid=_given_grid(found, settings))
-    with torch.random.fork_rng(devices=[]):  # what starts anew does so in the same way each time
-        torch.manual_seed(0)
-        segmenter = build_segmenter(settings.model_copy(update={"class_rows": start.rows(settings.head)}), target)
+    segmenter = _unfilled(settings.model_copy(update={"class_rows": start.rows(settings.head)}), target, start)
     report = load_start(segmenter, start, str(path), quiet=True)
     _silence(segmenter, start)
     report = replace(report, notes=(*start.notes, *_new_parts(start, report)))
@@ -102,6 +100,18 @@ def _target(found: Recognised, source: LabelSet | None, wanted: LabelSet | None)
             "give --source-classes too, such as ade20k150, and they are mapped"
         )
     return wanted or source or nameless_set(count or 0)
+
+
+def _unfilled(settings: Model, target: LabelSet, start: Start) -> Segmenter:
+    """The model before the weights come: with values only where they do not fill all of it."""
+    with torch.random.fork_rng(devices=[]):
+        empty = Segmenter(*empty_parts(settings, len(target)), target, settings)
+        if start.plan is not None and not start.plan.fresh():
+            report, _ = matched(empty, start, str(start.found.path))
+            if not report.missing and not report.mismatched:
+                return empty
+        torch.manual_seed(0)  # what starts anew does so in the same way each time
+        return build_segmenter(settings, target)
 
 
 def _silence(segmenter: Segmenter, start: Start) -> None:
