@@ -33,7 +33,8 @@ check: $(VENV)/.installed-dev  ## format, lint, types, import contract, spelling
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports
 	$(BIN)/codespell src tests benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md recipes
 
-bench: $(VENV)/.installed-dev  ## every benchmark, one JSON line a result
+BENCH_ARGS ?= --quick
+bench: $(VENV)/.installed-dev  ## every benchmark's quick form, one JSON line a result
 	@for script in benchmarks/*.py; do echo "# $$script" >&2; OMP_NUM_THREADS=1 $(BIN)/python $$script $(BENCH_ARGS) || exit 1; done
 
 docs: $(VENV)/.installed-dev
