@@ -66,6 +66,31 @@ def test_label_and_inspect(world: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert f"corrected by hand, and taken as certain: {video}/{edited.stem}" in capsys.readouterr().out
 
 
+def test_masks_that_the_models_of_a_run_learned_from_do_not_count(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run" / "pseudo"
+    assert semivss(monkeypatch, "pseudo-label", world / "model0", world / "set", "--split", "train", "--out", out) == 0
+    stems = [(clip.name, stem) for clip in read_vspw(world / "set", "train").clips for stem in clip.stems]
+    (tmp_path / "few.txt").write_text(f"{stems[0][0]}/{stems[0][1]}\n")
+    data = f'''name = "x"
+    [[data.train]]
+    kind = "vspw"
+    path = "{world / "set"}"
+    split = "train"
+    labelled = "{tmp_path / "few.txt"}"
+    '''
+    seen = ["pseudo", "inspect", out, "--truth", world / "set", "--out", tmp_path / "seen"]
+    for recipe, masks, said in ((None, 8, ""), (data, 7, "1 of 8 masks are left out"), (data.replace("few", "gone"), 8, "count too")):
+        if recipe is not None:
+            (tmp_path / "run" / "recipe.toml").write_text(recipe)
+        capsys.readouterr()
+        assert semivss(monkeypatch, *seen) == 0
+        captured = capsys.readouterr()
+        assert f"8 frames, {masks} with a mask" in captured.out
+        assert said in captured.out + captured.err
+
+
 def test_labels_are_aligned_with_a_labelled_set(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [world / "model0", world / "set", "--split", "val", "--out", tmp_path / "pseudo", "--align-to", world / "set"]
     assert semivss(monkeypatch, "pseudo-label", *words) == 0

@@ -67,7 +67,7 @@ def pseudo_label_paths(
     left_out = DefectCounter()
     wanted = None
     if align_to is not None:
-        labelled = _data_set(align_to, align_split, "auto", policy, align_list)
+        labelled = open_source(_source(align_to, align_split, "auto", align_list), policy)
         if labelled.label_set.names != members[0].label_set.names:
             raise DataError(
                 f"{align_to}: has the classes of {labelled.label_set.name}, the models others; give --align-to masks of their classes"
@@ -97,17 +97,39 @@ def inspect_paths(
     from semivss.report.pseudo_text import render
 
     opened = open_pseudo(folder, accept_edited=accept_edited)
-    dataset = None if truth is None else _data_set(truth, split, kind, policy)
+    dataset = None if truth is None else _unseen(folder, _source(truth, split, kind), policy)
     found = inspect_pseudo(opened, out, alpha=alpha, per_class=per_class, dataset=dataset, policy=policy, worst=worst)
     render(found, f"{folder}" + (f" against {dataset.name}" if dataset is not None else ""))
 
 
-def _data_set(path: Path, split: str, kind: str, policy: Policy, labelled: str | None = None) -> VideoDataset:
-    """The data set in a folder; kind "auto" finds out what it is, `labelled` as in `Source`."""
+def _unseen(folder: Path, source: Source, policy: Policy) -> VideoDataset:
+    """A data set to compare the pseudo labels in `folder` with, without masks that the models of their run were trained on."""
+    from semivss.data.overlap import without_learned
+
+    dataset = open_source(source, policy)
+    recipe = next((found for run in list(folder.resolve().parents)[:2] if (found := _recipe_of(run))), None)  # RUN/pseudo, RUN/pseudo/0
+    if recipe is None:
+        return dataset
+    try:
+        unseen = without_learned(recipe.data.train, source, dataset, policy)
+    except SemivssError as error:
+        say(f"masks that the models were trained on count too, for nobody can tell which they are: {error}")
+        return dataset
+    if left_out := _masks(dataset) - _masks(unseen):
+        say(f"{left_out} of {_masks(dataset)} masks are left out: the models were trained on them")
+    return unseen
+
+
+def _masks(dataset: VideoDataset) -> int:
+    return sum(clip.is_labelled(index) for clip in dataset.clips for index in range(len(clip.stems)))
+
+
+def _source(path: Path, split: str, kind: str, labelled: str | None = None) -> Source:
+    """A data set in a folder; kind "auto" finds out what it is, `labelled` as in `Source`."""
     from semivss.data.detect import detect_kind
 
     found = detect_kind(path) if kind == "auto" else kind
-    return open_source(Source.model_validate({"kind": found, "path": str(path), "split": split, "labelled": labelled}), policy)
+    return Source.model_validate({"kind": found, "path": str(path), "split": split, "labelled": labelled})
 
 
 def score_paths(
@@ -127,7 +149,7 @@ def score_paths(
     from semivss.metrics.score import render, score_folder
     from semivss.metrics.scores import percent
 
-    dataset = _data_set(truth, split, kind, policy)
+    dataset = open_source(_source(truth, split, kind), policy)
     scores = score_folder(predictions, dataset, settings, policy=policy, missing=missing)
     render(scores, title=f"{predictions} against {dataset.name}")
     record = scores.to_dict() | {"split_hash": split_hash(dataset), "versions": versions()}

@@ -2,8 +2,12 @@
 
 import json
 
-from semivss.data.overlap import seen_in_training, warning
+import numpy as np
+import pytest
+
+from semivss.data.overlap import seen_in_training, warning, without_learned
 from semivss.data.source import open_source
+from semivss.data.toy_files import write_toy
 from semivss.pipeline import run, score_stage
 from semivss.recipe import parse_recipe
 from semivss.settings import Source, Toy
@@ -26,6 +30,29 @@ def test_videos_of_one_world_are_told_by_name():
 
 def test_videos_without_a_training_mask_do_not_count():
     assert len(seen([toy(0, 4, labelled_clips=1)], toy(0, 4))) == 1
+
+
+@pytest.mark.parametrize("kind", ["toy", "vspw"])
+def test_masks_that_were_learned_are_out_of_reach(kind, tmp_path):
+    train, scored = [toy(0, 4, labelled_clips=1)], toy(0, 4)
+    if kind == "vspw":
+        write_toy(tmp_path, clips=4, frames=2, size=(48, 64), seed=0, flow=False)
+        scored = Source(kind="vspw", path=str(tmp_path), split="train")
+        (tmp_path / "few.txt").write_text(f"{open_source(scored).clips[0].name}/00000000\n")
+        train = [scored.model_copy(update={"labelled": "few.txt"})]
+    dataset = open_source(scored)
+    unseen = without_learned(train, scored, dataset)
+    learned = {
+        (clip.name, clip.stems[i]) for source in train for clip in open_source(source).clips for i in range(2) if clip.is_labelled(i)
+    }
+    assert learned
+    for before, after in zip(dataset.clips, unseen.clips, strict=True):
+        for index, stem in enumerate(before.stems):
+            assert after.is_labelled(index) == ((before.name, stem) not in learned)
+            if after.is_labelled(index):
+                np.testing.assert_array_equal(after.labels(index), before.labels(index))
+            np.testing.assert_array_equal(after.frame(index), before.frame(index))
+    assert [clip.is_labelled(0) for clip in without_learned([toy(9)], scored, dataset).clips] == [True] * len(dataset.clips)
 
 
 def test_the_line_counts_videos():

@@ -56,6 +56,20 @@ def test_shares_and_accuracies_are_those_of_the_pixels(run: Path) -> None:
     assert [row.counts.kept for row in found.rows] == pytest.approx([shares[0], shares[3], shares[5]])
 
 
+def test_masks_that_training_learned_from_tell_nothing_about_pseudo_labels(run: Path) -> None:
+    recipe = _recipe(run)
+    source = recipe.data.unlabelled[0]
+    clips = open_source(source).clips
+    assert source.toy is not None
+    learned = source.model_copy(update={"toy": source.toy.model_copy(update={"labelled_clips": 1})})  # its first video
+    found = reliable_pixels(run, recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": (learned,)})}))
+    assert found is not None
+    assert found.counts.accuracy is not None
+    assert found.counts.accuracy != _seen(run).counts.accuracy
+    for row in found.rows:
+        assert ("truth" in dict(row.pictures)) == (row.name.split("/")[1] != clips[0].name)
+
+
 def test_unreliable_pixels_are_striped_and_the_others_have_their_colour(run: Path) -> None:
     folder, row = open_pseudo(run / "pseudo"), _seen(run).rows[0]
     pictures = {caption: _decoded(uri) for caption, uri in row.pictures}

@@ -1,10 +1,10 @@
-"""The labelled sources of a training and a set to score in, the videos of that set whose masks the training has seen out."""
+"""The labelled sources of a training and a set to score in; what of that set the training has seen, and the set without it, out."""
 
 from collections.abc import Sequence
 
 from semivss.data.clips import VideoDataset
 from semivss.data.policy import Policy
-from semivss.data.source import open_source
+from semivss.data.source import open_source, without_labels
 from semivss.settings import Source
 
 
@@ -23,14 +23,28 @@ def seen_in_training(train: Sequence[Source], scored: Source, dataset: VideoData
     Raises:
         DataError: a training source cannot be opened.
     """
-    seen = {
-        clip.name
+    seen = {video for video, _ in _learned_masks(train, scored, policy)}
+    return [clip.name for clip in dataset.clips if clip.name in seen]
+
+
+def without_learned(train: Sequence[Source], scored: Source, dataset: VideoDataset, policy: Policy = "strict") -> VideoDataset:
+    """`dataset` with the masks out of reach that training learned from: how right a model is on them says nothing about other frames.
+
+    Arguments and errors as of `seen_in_training`.
+    """
+    return without_labels(dataset, _learned_masks(train, scored, policy))
+
+
+def _learned_masks(train: Sequence[Source], scored: Source, policy: Policy) -> set[tuple[str, str]]:
+    """Video and stem of the training masks in the collection of `scored`."""
+    return {
+        (clip.name, stem)
         for source in train
         if _place(source) == _place(scored)
         for clip in open_source(source, policy).clips
-        if any(clip.is_labelled(index) for index in range(len(clip.stems)))
+        for index, stem in enumerate(clip.stems)
+        if clip.is_labelled(index)
     }
-    return [clip.name for clip in dataset.clips if clip.name in seen]
 
 
 def warning(seen: Sequence[str], videos: int) -> str:

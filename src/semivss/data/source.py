@@ -1,6 +1,6 @@
 """A data section of a recipe in, an opened data set out: the one place that maps `kind` to a reader."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -103,13 +103,18 @@ def remapped(dataset: VideoDataset, remap: str | None) -> VideoDataset:
     )
 
 
-def without_labels(dataset: VideoDataset) -> VideoDataset:
-    """The same frames with every mask out of reach."""
-    return VideoDataset(dataset.name, dataset.label_set, tuple(_unlabelled(clip) for clip in dataset.clips), dataset.defects)
+def without_labels(dataset: VideoDataset, hidden: Collection[tuple[str, str]] | None = None) -> VideoDataset:
+    """The same frames with the masks `hidden` (video, stem) out of reach; none = every mask."""
+    clips = tuple(
+        _unlabelled(clip, frozenset(stem for stem in clip.stems if hidden is None or (clip.name, stem) in hidden)) for clip in dataset.clips
+    )
+    return VideoDataset(dataset.name, dataset.label_set, clips, dataset.defects)
 
 
-def _unlabelled(clip: Clip) -> Clip:
-    return replace(clip, masks=(None,) * len(clip.stems)) if isinstance(clip, FileClip) else UnlabelledClip(clip)
+def _unlabelled(clip: Clip, hidden: frozenset[str]) -> Clip:
+    if not isinstance(clip, FileClip):
+        return UnlabelledClip(clip, hidden)
+    return replace(clip, masks=tuple(None if stem in hidden else mask for stem, mask in zip(clip.stems, clip.masks, strict=True)))
 
 
 def _remapped_clip(clip: Clip, label_map: LabelMap) -> Clip:
@@ -135,16 +140,18 @@ class RemappedClip:
 
 
 class UnlabelledClip:
-    """Another clip without its masks. Implements `Clip`."""
+    """Another clip without the masks of the frames `hidden`. Implements `Clip`."""
 
-    def __init__(self, clip: Clip) -> None:
-        self._clip = clip
+    def __init__(self, clip: Clip, hidden: frozenset[str]) -> None:
+        self._clip, self._hidden = clip, hidden
         self.name, self.stems, self.frame, self.stream = clip.name, clip.stems, clip.frame, clip.stream
 
     def is_labelled(self, index: int) -> bool:
-        """Never."""
-        return False
+        """Whether the clip has a mask that is not hidden."""
+        return self.stems[index] not in self._hidden and self._clip.is_labelled(index)
 
     def labels(self, index: int) -> UInt8[np.ndarray, "H W"]:
-        """Nothing to read: always raises IndexError."""
-        raise IndexError(f"frame {self.stems[index]} of {self.name} belongs to an unlabelled stream")
+        """As the clip. Raises IndexError for a mask that is hidden."""
+        if self.stems[index] in self._hidden:
+            raise IndexError(f"frame {self.stems[index]} of {self.name} belongs to an unlabelled stream")
+        return self._clip.labels(index)

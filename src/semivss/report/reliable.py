@@ -1,6 +1,6 @@
 """Pseudo labels of a run in; pictures of the pixels that the recipe's threshold keeps and drops out, with how right both are.
 
-The masks of unlabelled video, where a data set has them, are opened here for the reader of the report; training never saw them.
+The masks of unlabelled video, where a data set has them, are opened here for the reader of the report; those that training saw are not.
 """
 
 import contextlib
@@ -15,8 +15,9 @@ from jaxtyping import Bool, Int64, UInt8, UInt16
 from semivss.data.clips import Clip
 from semivss.data.codes import BIN_WIDTH, HIGHEST, code_of_entropy, entropy_of_code, relative_entropy, reliable
 from semivss.data.labels import IGNORE
+from semivss.data.overlap import without_learned
 from semivss.data.palette import colorize
-from semivss.data.policy import Policy, read_labels
+from semivss.data.policy import read_labels
 from semivss.data.pseudo import PseudoFolder, dataset_thresholds, open_pseudo
 from semivss.data.source import open_source
 from semivss.errors import DefectError, SemivssError
@@ -101,7 +102,7 @@ def reliable_pixels(run: Path, recipe: Recipe, known_edits: Sequence[str] = ()) 
             folder = open_pseudo(run / name, accept_edited=True)
         except SemivssError as error:  # the numbers are worth a page without these pictures
             return _nothing(f"No pictures: {error}")
-        clips, gap = _clips(folder, source, recipe.data.policy)
+        clips, gap = _clips(folder, source, recipe)
         labelled.append(_Labelled(folder, clips, name))
         gaps += [gap] * bool(gap)
     since = [f"{one.name}/{name}" for one in labelled for name in one.folder.edited]
@@ -112,9 +113,10 @@ def _nothing(gap: str) -> Reliable:
     return Reliable("", 0, 0, 0, Kept(None, None, None), (), (), gap)
 
 
-def _clips(folder: PseudoFolder, source: Source, policy: Policy) -> tuple[dict[str, Clip], str]:
+def _clips(folder: PseudoFolder, source: Source, recipe: Recipe) -> tuple[dict[str, Clip], str]:
+    policy = recipe.data.policy
     try:
-        dataset = open_source(source, policy)
+        dataset = without_learned(recipe.data.train, source, open_source(source, policy), policy)
     except SemivssError as error:
         return {}, f"Without frames and truth: {error}"
     if dataset.label_set.names != folder.label_set.names:
