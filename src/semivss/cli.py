@@ -75,7 +75,7 @@ def demo(
     override: Overrides = None,
     again: Again = False,
 ) -> None:
-    """The whole method on a generated toy world: train, pseudo-label, retrain, predict, score, report. Needs no data."""
+    """The whole method on a generated toy world. Train, pseudo-label, retrain, predict, score, report; needs no data."""
     from semivss.pipeline import demo_recipe, run
 
     run(demo_recipe(override or []), out, again=again)
@@ -92,7 +92,7 @@ def run_stages(
     accept_edited: Annotated[bool, typer.Option("--accept-edited", help="Use pseudo labels that were corrected by hand.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
 ) -> None:
-    """All stages of a recipe: train, pseudo-label, retrain, predict, score, report. Finished stages are skipped."""
+    """All stages of a recipe, from training to the report. Train, pseudo-label, retrain, predict, score; finished stages are skipped."""
     from semivss.pipeline import run
     from semivss.recipe import load_recipe
 
@@ -108,7 +108,7 @@ def train(
     override: Overrides = None,
     again: Annotated[bool, typer.Option("--again", help="Train from the start if the settings changed.")] = False,
 ) -> None:
-    """Train a recipe's model on its labelled data; the same command resumes exactly where it stopped."""
+    """Train a recipe's model on its labelled data. The same command resumes exactly where it stopped."""
     from semivss.pipeline import train_stage
     from semivss.recipe import load_recipe
 
@@ -134,7 +134,7 @@ def predict(
     precision: Precision = "32",
     policy: Policy = "strict",
 ) -> None:
-    """Segment videos, frame folders or a data set with one model or an ensemble. Finished videos are skipped."""
+    """Segment video with one model or an ensemble. Takes videos, frame folders or a data set; finished videos are skipped."""
     from semivss.recipe import checked
     from semivss.settings import Predict
     from semivss.verbs import models_and_inputs, predict_paths
@@ -205,7 +205,7 @@ def pseudo_inspect(
     out: Annotated[Path | None, typer.Option(help="Folder for numbers and pictures; ./inspect_<its parent>_<its name> by default.")] = None,
     policy: Policy = "strict",
 ) -> None:
-    """Share and accuracy of reliable pixels by class and video, histogram of the entropies, the worst frames as pictures."""
+    """Reliable pixels by class and video, and the worst frames. Shares, accuracies where masks are, a histogram of the entropies."""
     from semivss.verbs import inspect_paths
 
     target = out or Path("_".join(("inspect", *folder.resolve().parts[-2:])))
@@ -237,7 +237,7 @@ def score(
     json: Annotated[Path | None, typer.Option(help="Write the scores to this file.")] = None,
     policy: Policy = "strict",
 ) -> None:
-    """mIoU, weighted IoU, accuracy, VC8 and VC16 of predictions against masks."""
+    """mIoU, weighted IoU, VC8 and VC16 of predictions. Needs masks; tells pixel accuracy and each class too."""
     from semivss.settings import Score
     from semivss.verbs import score_paths
 
@@ -262,7 +262,7 @@ def submit(
     out: Annotated[Path, typer.Option(help="Zip file.")] = Path("submission.zip"),
     split: Annotated[str, typer.Option(help="Split of the data set.")] = "test",
 ) -> None:
-    """Write the challenge-shaped zip of predictions and validate it."""
+    """Write the challenge's zip of predictions, and check it."""
     from semivss.verbs import submit_paths
 
     submit_paths(predictions, frames, out, split=split)
@@ -281,7 +281,7 @@ def show(
         typer.Option(min=1e-6, help="With --cost: tera-operations a second that a device really does; by default those of a large GPU."),
     ] = None,
 ) -> None:
-    """The resolved recipe, parameter counts, a memory estimate and the views of each stage. Needs no data and makes no model."""
+    """The resolved recipe, sizes, memory and views of each stage. Needs no data and makes no model."""
     from semivss.recipe import load_recipe
 
     resolved, size = load_recipe(recipe, override or []), _size("--frame", frame)
@@ -300,7 +300,7 @@ def data_check(
     policy: Policy = "strict",
     out: Annotated[Path | None, typer.Option(help="Preview picture; ./check_<name>.png by default.")] = None,
 ) -> None:
-    """Read everything and show what was understood: classes with pixel counts, a preview, every defect. Exit code 2 on errors."""
+    """Read everything and show what was understood. Classes with pixel counts, a preview, every defect; exit code 2 on errors."""
     from semivss.data.check import run_check
 
     raise typer.Exit(run_check(path, split=split, kind=kind, policy=policy, out=out))
@@ -356,7 +356,7 @@ def data_import(
     val_share: Annotated[float | None, typer.Option(help="Share of the labelled videos for the split val, such as 0.2.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing description.")] = False,
 ) -> None:
-    """Make own frames and masks, a CVAT export or bare videos a data set, without code."""
+    """Make a data set of own frames, masks, videos or a CVAT zip. Without code."""
     from semivss.data.holdout import Holdout
     from semivss.data.importer import import_any
 
@@ -399,7 +399,7 @@ def weights_convert(
     source_classes: Annotated[str | None, typer.Option("--source-classes", help="Classes of a file that does not name them.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing model.")] = False,
 ) -> None:
-    """Turn a checkpoint, pre-training file, transformers, timm or torchvision model into a model folder."""
+    """Turn a checkpoint or model of others into a model folder. Takes pre-training files, and transformers, timm and torchvision models."""
     from semivss.models.weights.convert import convert
 
     convert(
@@ -452,7 +452,8 @@ def main() -> None:
             error.show()
             sys.exit(2)
         where = error.ctx.command_path if error.ctx else "semivss"
-        _fail(f"{' '.join(error.format_message().replace('Value error, ', '').split())}; {where} --help lists what there is", 2)
+        told = " ".join(error.format_message().replace("Value error, ", "").split()).removesuffix(".")
+        _fail(f"{told}; {where} --help lists what there is", 2)
     except DefectError as error:
         _fail(" ".join(error.told(_policy_option(sys.argv[1:])).split()), 2)
     except SemivssError as error:

@@ -191,16 +191,17 @@ def _up_to_the_last_training(steps: Sequence[Step]) -> Sequence[Step]:
 
 def forecast(steps: Sequence[Step], start: str | None, again: bool = False) -> None:
     """Say of each step whether it would be done, skipped or refused. What is made of something that is still to be made is not known."""
-    changing = False
+    changing: set[Path] = set()
     for step in steps:
-        if changing and step.name not in ("teacher", "student"):  # these are made of the recipe's data alone
+        if changing.intersection(step.reads):
+            changing.add(step.folder)
             state = _refusal(step.ask_about_corrections) or "to do, after what comes before it"
         else:
             stage, redo = step.stage(), _is_from(step.name, start)
             verdict = stage.verdict()
             state = "will be made anew" if redo else verdict.text(again)
             if redo or verdict.kind != "done":
-                changing = True
+                changing.add(step.folder)
                 state = _refusal(partial(stage.ask, list(stage.inputs) if redo else verdict.changed)) or state
         say(f"{step.title}: {state} ({step.folder})")
     say("score and report are always made anew")

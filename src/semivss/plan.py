@@ -37,6 +37,7 @@ class Step:
     guard: Callable[[Sequence[str]], None] | None = None  # as `Stage.guard`
     absent: Mapping[str, str] = field(default_factory=dict)  # as `Stage.absent`
     piecewise: bool = False  # as `Stage.piecewise`
+    reads: tuple[Path, ...] = ()  # folders of the run that it is made from
 
     def stage(self) -> Stage:
         """The stage with its present inputs."""
@@ -114,7 +115,7 @@ def _training(role: str, recipe: Recipe, folder: Path, sections: Sections) -> St
     def inputs() -> Mapping[str, str]:
         return flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe) | _file(recipe)
 
-    return Step(role, "train" if role == "student" else f"train {role}", folder, inputs, make, True, absent=flat(defaults(recipe)))
+    return Step(role, f"train {role}", folder, inputs, make, True, absent=flat(defaults(recipe)))
 
 
 def _frames(recipe: Recipe) -> dict[str, str]:
@@ -204,6 +205,7 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
         guard=guard,
         absent=flat(defaults(recipe.pseudo)) | flat(defaults(source), "source"),
         piecewise=True,
+        reads=tuple(models),
     )
 
 
@@ -238,7 +240,8 @@ def _retraining(
 
         train(recipe, folder, given=Given(weights, opened() or None), sections=sections)
 
-    return Step("retrain", f"retrain {folder.name}", folder, inputs, make, True, guard, flat(defaults(recipe)))
+    reads = (*pseudo, *([weights.parent] if weights else []))
+    return Step("retrain", f"retrain {folder.name}", folder, inputs, make, True, guard, flat(defaults(recipe)), reads=reads)
 
 
 def predictions(recipe: Recipe, out: Path) -> list[Step]:
@@ -268,4 +271,4 @@ def _prediction(title: str, models: Sequence[Path], source: Source, folder: Path
         predict(members, open_source(source, recipe.data.policy), folder, settings, policy=recipe.data.policy)
 
     absent = flat(defaults(settings)) | flat(defaults(source))
-    return Step("predict", title, folder, inputs, make, absent=absent, piecewise=True)
+    return Step("predict", title, folder, inputs, make, absent=absent, piecewise=True, reads=tuple(models))

@@ -94,6 +94,7 @@ class Stage:
                 self._tell_other_frames()
                 return False
             case "other" if not again:
+                self.ask(verdict.changed)  # what stands in the way of --again too
                 raise SemivssError(f"{self.folder}: stage {self.name}: {verdict.what}; add --again to redo it, or use another --out")
         self.ask(verdict.changed)
         if verdict.kind == "other":

@@ -50,10 +50,11 @@ def test_corrected_pseudo_labels_need_consent_and_are_used(labelled_run, tmp_pat
     image = Image.open(path)
     corrected = Image.fromarray(np.full((image.height, image.width), 2, np.uint8))
     corrected.save(path)
-    with pytest.raises(SemivssError, match=r"other inputs \(pseudo.0"):
-        run(recipe, out, until="retrain")
-    with pytest.raises(SemivssError, match=r"a/00000000.png: edited by hand.*--accept-edited"):
-        run(recipe, out, until="retrain", again=True)
+    for again in (False, True):
+        with pytest.raises(SemivssError, match=r"a/00000000.png: edited by hand.*--accept-edited"):
+            run(recipe, out, until="retrain", again=again)
+    with pytest.raises(SemivssError, match=r"other inputs \(pseudo.0.*--again"):
+        run(recipe, out, until="retrain", accept_edited=True)
     with pytest.raises(SemivssError, match=r"edited by hand"):
         run(recipe, out, start="retrain")
     assert (out / "retrained" / "model" / "model.safetensors").read_bytes() == before
@@ -120,7 +121,7 @@ def test_other_data_under_the_same_recipe_is_noticed(labelled_run, tmp_path):
     run(recipe, out, until="score", again=True)
     assert (out / "predictions" / "test" / "b").is_dir()
     (world / "train.txt").write_text("a\nb\n")
-    with pytest.raises(SemivssError, match=r"stage train: made with other inputs \(frames.train.0"):
+    with pytest.raises(SemivssError, match=r"stage train student: made with other inputs \(frames.train.0"):
         run(recipe, out, until="student")
 
 
@@ -182,7 +183,7 @@ def test_dry_run_and_from(labelled_run, capsys):
     recipe, out = semi_recipe(labelled_run / "tiny_world"), labelled_run / "run"
     run(recipe, out, dry=True)
     said = capsys.readouterr().err.splitlines()
-    assert "train: done before" in said[0]
+    assert "train student: done before" in said[0]
     assert "pseudo-label pseudo: done before" in said[1]
     assert "retrain retrained: to do" in said[2]
     run(recipe, out, dry=True, start="pseudo-label")
@@ -318,7 +319,7 @@ def test_dry_run_says_what_would_stop(labelled_run, tmp_path, capsys):
     changed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lr": 1e-4})})
     run(changed, out, dry=True, again=True)
     said = capsys.readouterr().err
-    assert re.search(r"train: made with other inputs \(train.lr: .*\), will be made anew", said)
+    assert re.search(r"train student: made with other inputs \(train.lr: .*\), will be made anew", said)
     assert "pseudo-label pseudo: will stop:" in said  # other models would label anew what was corrected
     assert "predict test: to do, after what comes before it" in said
     for option in ("start", "until"):
@@ -351,7 +352,7 @@ def test_a_training_that_was_begun_goes_on_with_other_frames_and_says_so(labelle
             run(recipe, out, until="student")
     (world / "train.txt").write_text("a\nb\n")
     run(recipe, out, until="student")
-    assert "train: begun with other frames or masks (frames.train.0), goes on" in capsys.readouterr().err
+    assert "train student: begun with other frames or masks (frames.train.0), goes on" in capsys.readouterr().err
 
 
 def test_frames_of_another_size_than_their_labels_are_refused(labelled_run, tmp_path):
@@ -473,6 +474,20 @@ def test_corrections_of_a_later_round_stop_a_run_before_it_makes_anything(labell
     assert (out / "retrained" / "model" / "model.safetensors").read_bytes() == before
     run(other, out, dry=True, again=True, accept_edited=True)
     assert re.search(r"pseudo-label pseudo_2: will stop: .*corrected by hand", capsys.readouterr().err)
+
+
+def test_a_dry_run_knows_what_is_made_from_what(labelled_run, tmp_path, capsys):
+    recipe, out = semi_recipe(labelled_run / "tiny_world", train={"steps": 2}), copied_run(labelled_run, tmp_path)
+    run(recipe, out)
+    correct(out / "pseudo" / "a" / "00000000.png")
+    capsys.readouterr()
+    run(recipe, out, dry=True, again=True, accept_edited=True)
+    foreseen = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("train", "pseudo-label", "retrain", "predict"))]
+    kept = {line.split(":")[0] for line in foreseen if "done before" in line}
+    assert kept == {"train student", "pseudo-label pseudo", "predict test with student"}
+    assert {line.split(":")[0] for line in foreseen} - kept == {"retrain retrained", "predict test"}
+    run(recipe, out, again=True, accept_edited=True)
+    assert kept == {line.split(":")[0] for line in capsys.readouterr().err.splitlines() if "done before, skipped" in line}
 
 
 def test_a_stopped_from_takes_other_settings(labelled_run, tmp_path, monkeypatch):
