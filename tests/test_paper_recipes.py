@@ -184,7 +184,7 @@ def test_the_challenge_runs_to_its_report_and_warns_of_val(tmp_path):
     recipe = recipe.model_copy(update={"data": data, "predict": recipe.predict.model_copy(update={"views": views})})
     run(recipe, tmp_path)
     scores = json.loads((tmp_path / "scores.json").read_text())
-    told = "1 of its 1 videos were among the labelled training videos"
+    told = "1 of its 1 video was among the labelled training videos"
     assert scores["val"]["warning"].startswith(told)
     assert list(scores["comparison"]) == ["teacher", "student", "retrained_teacher", "retrained", "ensemble"]
     assert all(sets["val"]["warning"].startswith(told) for sets in scores["comparison"].values())

@@ -17,6 +17,7 @@ from semivss.defaults import defaults
 from semivss.digest import path_sha256, weights_hash
 from semivss.errors import SemivssError
 from semivss.hashes import classes_hash, pseudo_hash, split_hash
+from semivss.progress import counted
 from semivss.recipe import FREE, Recipe, Sections, evaluation_sets
 from semivss.settings import Predict, Source, Train
 from semivss.stage import FILES, Stage, flat
@@ -215,7 +216,7 @@ def _no_corrections(folder: Path) -> None:
 
     if edited := corrections(folder):
         raise SemivssError(
-            f"{folder}: would be made anew, but holds {len(edited)} label{'s' * (len(edited) != 1)} corrected by hand, "
+            f"{folder}: would be made anew, but holds {counted(len(edited), 'label')} corrected by hand, "
             f"the first is {edited[0]}; move the folder away if they are no longer wanted, or use another --out"
         )
 

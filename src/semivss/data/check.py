@@ -15,6 +15,7 @@ from semivss.data.check_view import render, write_preview
 from semivss.data.clips import Clip, VideoDataset
 from semivss.data.description import FILE_NAME
 from semivss.data.detect import detect_kind, other_kinds, shared_videos, splits_of
+from semivss.data.folder import LEFT_OUT
 from semivss.data.labels import IGNORE, LabelSet
 from semivss.data.policy import Pair, Policy, read_labels, read_pair
 from semivss.data.source import open_source
@@ -28,7 +29,7 @@ _SAMPLES = 6  # frames in the preview
 _MUCH_IGNORED = 0.5  # share of the labelled frames' pixels from which a warning is due
 _REMEDY = {  # of defects that are known by name only, because they were found while listing files
     "missing_mask": "the frame has no mask; add the mask, or name the labelled frames in a list",
-    "missing_frame": "the mask has no frame; add the frame, or rename or remove the mask",
+    "missing_frame": "; ".join(LEFT_OUT["missing_frame"]),
     "listed_frame": "the frame is listed but not there; correct the list, or add the frame",
     "missing_video": "the video is listed but not there; correct the list, or add the video",
     "empty_video": "the folder holds no frames; add .jpg or .png frames, or take it off the list",

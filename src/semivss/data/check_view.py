@@ -10,6 +10,7 @@ from rich.text import Text
 from semivss.atomic import atomic_file
 from semivss.data.check_result import TILE, CheckResult, Sample, SplitResult
 from semivss.data.labels import IGNORE
+from semivss.progress import counted
 
 _GAP, _LINE = 8, 18
 _BACK, _TEXT = (24, 24, 28), (235, 235, 235)
@@ -38,8 +39,11 @@ def _overview(split: SplitResult) -> str:
     sizes = ", ".join(f"{width}x{height} ({count})" for (height, width), count in split.sizes.most_common(5))
     more = f" and {len(split.sizes) - 5} more sizes" if len(split.sizes) > 5 else ""
     rates = ", ".join(f"{rate:g} fps ({count})" for rate, count in split.rates.most_common(5))
-    words = [f"{split.name}: {split.clips} videos, {split.frames} frames, {split.labelled} labelled", f"{sizes or 'no sizes'}{more}"]
-    return "; ".join([*words, *([rates] if rates else []), f"{len(split.defects)} defects"])
+    words = [
+        f"{split.name}: {counted(split.clips, 'video')}, {counted(split.frames, 'frame')}, {split.labelled} labelled",
+        f"{sizes or 'no sizes'}{more}",
+    ]
+    return "; ".join([*words, *([rates] if rates else []), counted(len(split.defects), "defect")])
 
 
 def _class_table(split: SplitResult) -> Table:

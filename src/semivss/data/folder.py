@@ -19,8 +19,11 @@ from semivss.data.video_clip import OpenDecoders, VideoClip
 from semivss.errors import DataError, DefectError
 
 _PNG = (".png",)
-_LEFT_OUT = {  # kind -> what it is and the remedy
-    "missing_frame": ("the mask has no frame", "add the frame, or rename or remove the mask"),
+LEFT_OUT = {  # kind -> what it is and the remedy
+    "missing_frame": (
+        "the mask has no frame",
+        "add the frame, or rename or remove the mask; a video's frames are called 00000000, 00000001, ...",
+    ),
     "empty_video": ("the folder holds no frames", "add .jpg or .png frames, or remove the folder"),
 }
 
@@ -149,7 +152,7 @@ class _Found:
 
 def refuse_left_out(defects: Mapping[str, Sequence[str]]) -> None:
     """Raise DefectError if frames or masks would be left out: labels that somebody drew, and that would not be learnt from."""
-    for kind, (detail, remedy) in _LEFT_OUT.items():
+    for kind, (detail, remedy) in LEFT_OUT.items():
         if files := defects.get(kind):
             more = f" ({len(files)} such {'masks' if kind == 'missing_frame' else 'folders'})" if len(files) > 1 else ""
             raise DefectError(files[0], kind, detail + more, remedy)

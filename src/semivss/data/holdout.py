@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from semivss.data.clips import Clip, VideoDataset
 from semivss.data.description import Description
 from semivss.errors import DataError
-from semivss.progress import say
+from semivss.progress import counted, say
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def split_off(description: Description, dataset: VideoDataset, holdout: Holdout)
             why = "has no masks to compare with" if name in names else "is no video of the data set"
             raise DataError(f"--val {name}: {why}; choose among {_some(labelled) or 'videos with masks, of which there are none'}")
     if not set(labelled) - set(chosen):
-        detail = f"{len(labelled)} labelled video{'s' * (len(labelled) != 1)}, so none with masks would be left to train on"
+        detail = f"{counted(len(labelled), 'labelled video')}, so none with masks would be left to train on"
         remedy = "label frames of another video, or list single frames in [splits] of dataset.toml"
         raise DataError(f"{description.name}: {detail}; {remedy}")
     say(f"validation: {len(set(chosen))} of {len(labelled)} labelled videos: {_some(chosen)}")

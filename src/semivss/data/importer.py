@@ -15,7 +15,7 @@ from semivss.data.understand import understand_masks
 from semivss.data.unused import unused_files
 from semivss.data.video import SUFFIXES, VideoFile
 from semivss.errors import DataError
-from semivss.progress import say, track
+from semivss.progress import counted, say, track
 
 NO_HOLDOUT = Holdout()
 
@@ -191,7 +191,8 @@ def finish(description: Description, root: Path, stage: Path, holdout: Holdout, 
     save_description(description, stage / FILE_NAME)
     frames = sum(len(clip.stems) for clip in dataset.clips)
     labelled = sum(clip.is_labelled(index) for clip in dataset.clips for index in range(len(clip.stems)))
-    say(f"imported {len(dataset.clips)} videos, {frames} frames, {labelled} labelled; look at it with: semivss data check {stage.parent}")
+    found = f"{counted(len(dataset.clips), 'video')}, {counted(frames, 'frame')}, {labelled} labelled"
+    say(f"imported {found}; look at it with: semivss data check {stage.parent}")
     folders = (*given, *([root / description.masks.folder] if description.masks and given else ()))
     for line in unused_files(dataset, folders, root):
         say(line)

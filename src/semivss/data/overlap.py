@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from semivss.data.clips import VideoDataset
 from semivss.data.policy import Policy
 from semivss.data.source import open_source, without_labels
+from semivss.progress import counted
 from semivss.settings import Source
 
 
@@ -50,8 +51,8 @@ def _learned_masks(train: Sequence[Source], scored: Source, policy: Policy) -> s
 def warning(seen: Sequence[str], videos: int) -> str:
     """One line for people."""
     return (
-        f"{len(seen)} of its {videos} videos were among the labelled training videos, so these scores tell how well those were learned, "
-        "not how well other video is segmented"
+        f"{len(seen)} of its {counted(videos, 'video')} {'was' if videos == 1 else 'were'} among the labelled training videos, "
+        "so these scores tell how well those were learned, not how well other video is segmented"
     )
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Int64
 
 from semivss.errors import DataError
 from semivss.metrics.confusion import ClassScores
+from semivss.progress import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -126,8 +127,8 @@ def render(scores: Scores, title: str = "", console: "Console | None" = None) ->
 def notes(scores: Scores) -> Iterator[str]:
     """What a reader must know beside the numbers, a sentence each."""
     windows = ", ".join(f"VC{part.n} over {part.windows - part.empty} windows" for part in scores.vc)
-    videos = f"{len(scores.videos)} video{'s' * (len(scores.videos) != 1)}"
-    size = f"{videos}, {scores.frames:,} frames, {scores.labelled_pixels:,} labelled pixels"
+    sizes = {"video": len(scores.videos), "frame": scores.frames, "labelled pixel": scores.labelled_pixels}
+    size = ", ".join(counted(number, noun) for noun, number in sizes.items())
     yield f"{size}; {windows} ({scores.vc_labels} labels)."
     if scores.invalid_pixels or scores.invalid_ignored_pixels:
         yield (

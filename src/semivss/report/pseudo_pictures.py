@@ -17,9 +17,11 @@ from semivss.report.plots import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _BARS = 128
 _FADED = 0.25  # brightness left to unreliable pixels
+_FADED_ERROR = 0.5  # there, where nothing else is bright
 _WRONG, _RIGHT, _UNKNOWN = (214, 39, 40), (214, 226, 214), (0, 0, 0)
 
 
@@ -47,8 +49,8 @@ def write_histogram(path: Path, counts: Reliability, thresholds: Int64[np.ndarra
         for code in sorted({int(thresholds.min()), int(thresholds.max())}):
             if code < ABOVE:
                 axes.axvline(code / HIGHEST, color="#1e293b", linewidth=1.2, linestyle="--", label="threshold")
-        axes.set_xlabel("sqrt(H / log C)")
-        axes.set_ylabel("% of the pixels")
+        axes.set_xlabel("entropy, as sqrt(H / log C)")
+        axes.set_ylabel("% of them")
         axes.set_yscale("log")
         axes.legend(fontsize=8)
         _save(figure, path, 150)
@@ -61,10 +63,17 @@ def _bars(axes: "Axes", counts: Reliability) -> None:
         return values.sum(0).reshape(_BARS, BINS // _BARS).sum(1)
 
     total = max(int(counts.pixels.sum()), 1)
-    axes.stairs(100 * grouped(counts.pixels) / total, edges, fill=True, color="#93c5fd", label="all pixels")
+    axes.stairs(100 * grouped(counts.pixels) / total, edges, fill=True, color="#93c5fd", label="pixels of all frames")
     if counts.scored.any():
         scored = max(int(counts.scored.sum()), 1)
-        axes.stairs(100 * grouped(counts.scored - counts.right) / scored, edges, fill=True, color="#dc2626", alpha=0.7, label="wrong")
+        axes.stairs(
+            100 * grouped(counts.scored - counts.right) / scored,
+            edges,
+            fill=True,
+            color="#dc2626",
+            alpha=0.7,
+            label="wrong ones of pixels with a mask",
+        )
     axes.set_ylim(bottom=1e-3)
 
 
@@ -84,7 +93,18 @@ def write_sheet(path: Path, rows: Sequence[Row], label_set: LabelSet) -> None:
             if picture is not None:
                 axes.imshow(picture, interpolation="nearest", **({"cmap": "magma", "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}))
             axes.set_title(f"{row.title}  {column}".replace("$", r"\$") if column == columns[0] else column, fontsize=8, loc="left")
+    _legend(figure, rows, label_set)
     _save(figure, path, 110)
+
+
+def _legend(figure: "Figure", rows: Sequence[Row], label_set: LabelSet) -> None:
+    """Colours of the classes that the sheet shows."""
+    from matplotlib.patches import Patch
+
+    shown = np.unique(np.concatenate([part.ravel() for row in rows for part in (row.labels, row.truth) if part is not None]))
+    names = [(label_set.names[index], label_set.colors[index]) for index in shown if index < len(label_set)]
+    patches = [Patch(color=[part / 255 for part in color], label=name.replace("$", r"\$")) for name, color in names]
+    figure.legend(handles=patches, loc="outside lower left", ncols=6, fontsize=8, frameon=False)
 
 
 def _picture(row: Row, column: str, label_set: LabelSet) -> np.ndarray | None:
@@ -92,13 +112,13 @@ def _picture(row: Row, column: str, label_set: LabelSet) -> np.ndarray | None:
         case "frame":
             return row.frame
         case "pseudo":
-            return _faded(colorize(row.labels, label_set.colors), row.reliable)
+            return _faded(colorize(row.labels, label_set.colors), row.reliable, _FADED)
         case "entropy":
             return row.doubt
         case "truth":
             return None if row.truth is None else colorize(row.truth, label_set.colors)
         case _:
-            return None if row.truth is None else _faded(_errors(row.labels, row.truth), row.reliable)
+            return None if row.truth is None else _faded(_errors(row.labels, row.truth), row.reliable, _FADED_ERROR)
 
 
 def _errors(labels: UInt8[np.ndarray, "H W"], truth: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -107,8 +127,8 @@ def _errors(labels: UInt8[np.ndarray, "H W"], truth: UInt8[np.ndarray, "H W"]) -
     return picture
 
 
-def _faded(picture: UInt8[np.ndarray, "H W 3"], reliable: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    return np.where(reliable[..., None], picture, (picture * _FADED).astype(np.uint8))
+def _faded(picture: UInt8[np.ndarray, "H W 3"], reliable: Bool[np.ndarray, "H W"], left: float) -> UInt8[np.ndarray, "H W 3"]:
+    return np.where(reliable[..., None], picture, (picture * left).astype(np.uint8))
 
 
 def _save(figure: Any, path: Path, dpi: int) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from semivss.progress import counted
 from semivss.report.pseudo import Inspection
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def _table(first: str, rows: Iterable[tuple[str, Mapping[str, float | None]]]) -
 def _notes(found: Inspection) -> Iterator[str]:
     cuts = sorted(set(found.gamma))
     cut = f"{cuts[0]:.4f}" if len(cuts) == 1 else f"{cuts[0]:.4f} to {cuts[-1]:.4f}"
-    yield f"{found.frames} frames, {found.frames_with_truth} with a mask; alpha {found.alpha:g} % cuts at {cut} nats."
+    yield f"{counted(found.frames, 'frame')}, {found.frames_with_truth} with a mask; alpha {found.alpha:g} % cuts at {cut} nats."
     if not found.overall["kept"]:
         yield "no pixel is reliable at this alpha: the models are equally unsure everywhere, or alpha is too large."
     if found.overall["accuracy_all"] is not None:

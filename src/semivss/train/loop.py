@@ -17,10 +17,12 @@ from semivss.data.source import open_source, open_sources, same_classes
 from semivss.errors import DataError, SemivssError
 from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
+from semivss.models.weights.lite0 import LITE0
 from semivss.models.zoo import build_segmenter
 from semivss.out_of_memory import told
 from semivss.progress import say, track
 from semivss.recipe import Recipe, Sections
+from semivss.settings import Model
 from semivss.train.checkpoint import load_checkpoint, save_checkpoint
 from semivss.train.ema import AveragedModel
 from semivss.train.evaluate import Validation, evaluate, evaluation_view
@@ -93,7 +95,7 @@ class Run:
         self.datasets = open_sources(recipe.data.train, recipe.data.policy)
         self.validation = self._validation()
         torch.manual_seed(seed_of(recipe.train.seed, WEIGHTS))
-        self.segmenter = build_segmenter(recipe.model, self.datasets[0].label_set)
+        self.segmenter = build_segmenter(_before(recipe.model, given), self.datasets[0].label_set)
         self.method = self._method(given)
         self.ema = None
         if decay := recipe.train.ema:
@@ -279,6 +281,13 @@ class Run:
         for one in found:
             self.defects.merge(DefectCounter.from_dict(one))
         return self.defects
+
+
+def _before(model: Model, given: Given) -> Model:
+    """What to build where `given` has weights for all of it: the backbone's own would be read, or fetched, for nothing."""
+    if given.weights is None or model.weights not in (None, LITE0):  # a file of a whole model has a say in the classifier's rows
+        return model
+    return model.model_copy(update={"weights": None, "pretrained": False})
 
 
 def pooled(fabric: Fabric, confusion: Confusion) -> Confusion:
