@@ -9,6 +9,7 @@ from tests.data.videos import write_video
 from semivss.data.clips import Clip
 from semivss.data.description import FILE_NAME, Description, load_description, read_class_list, save_description
 from semivss.data.folder import color_codes, read_folder
+from semivss.data.policy import read_pair
 from semivss.errors import DataError, DefectError
 
 CLASSES = "".join(
@@ -132,6 +133,15 @@ def test_videos_with_masks_by_frame_number(tmp_path):
     np.testing.assert_array_equal(clip.labels(7), ids(3, (48, 64)))
     assert clip.frame(7).shape == (48, 64, 3)
     assert dataset.defects == {"missing_frame": [str(tmp_path / "masks" / "drive" / "00000099.png")]}
+
+
+def test_a_mask_of_another_size_than_its_video_is_named(tmp_path):
+    write_video(tmp_path / "drive.mp4", 4)
+    save(tmp_path / "masks" / "drive" / "00000002.png", ids(3, (24, 32)))
+    describe(tmp_path, f'name = "own"\n{IDS}[[videos]]\nname = "drive"\nfile = "drive.mp4"\nframes = 4\n{CLASSES}')
+    (clip,) = read_folder(tmp_path, "train").clips
+    with pytest.raises(DefectError, match=r"masks/drive/00000002\.png: mask is 32x24, its frame 64x48"):
+        read_pair(clip, 2, "strict")
 
 
 @pytest.mark.parametrize("splits", ["", '[splits]\ntrain = ["a"]\n'])

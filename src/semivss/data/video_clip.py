@@ -95,6 +95,11 @@ class VideoClip:
         """Frame numbers in eight digits."""
         return tuple(stem(index) for index in range(self.count))
 
+    @property
+    def masks(self) -> tuple[Path | None, ...]:
+        """Mask file of each frame, as a clip of picture files has them."""
+        return tuple(self.masks_of.get(index) for index in range(self.count))
+
     def frame(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """RGB frame `index`. Raises DefectError when it cannot be decoded."""
         file, times, keys = self._index()
