@@ -344,7 +344,7 @@ def data_toy(
 def data_import(
     source: Annotated[Path, typer.Argument(help="Folder of frames, CVAT 'Segmentation mask 1.1' zip, video, or folder of videos.")],
     out: Annotated[Path, typer.Argument(help="New data set folder.")],
-    masks: Annotated[Path | None, typer.Option(help="Folder of masks, for a folder of frames.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder of masks of the frames or videos.")] = None,
     classes: Annotated[Path | None, typer.Option(help="Class list: one name a line, 'name: r,g,b', or JSON id2label.")] = None,
     offset: Annotated[
         int | None,

@@ -119,7 +119,8 @@ class Run:
             self.journal.write(counters.step, row)
         batches = self.method.batches(counters.step, self.fabric.global_rank, self.fabric.world_size)
         stream = self._loaded(batches)
-        for step in track(range(counters.step, settings.steps), "train", total=settings.steps, unit="steps", start=counters.step):
+        name = f"train {self.out.name}"
+        for step in track(range(counters.step, settings.steps), name, total=settings.steps, unit="steps", start=counters.step):
             rate = learning_rate(step, settings)
             set_learning_rate(self.optimizer, rate)
             with told(lambda: too_large_crops(self.recipe, self.sections, self.fabric, self.counters.step + 1)):
