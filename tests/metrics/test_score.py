@@ -109,6 +109,8 @@ def test_record_survives_json(world, tmp_path):
 
 def test_missing_predictions_are_named(world):
     predictions, dataset, _ = world
+    with pytest.raises(DataError, match="nowhere: no such folder; give"):
+        score_folder(predictions / "nowhere", dataset, SETTINGS)
     (predictions / "-2_b" / "00000010.png").unlink()
     with pytest.raises(DataError, match=r"1 of 9 predictions are missing: -2_b/00000010\.png; .*--missing wrong"):
         score_folder(predictions, dataset, SETTINGS)

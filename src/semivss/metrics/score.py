@@ -35,9 +35,11 @@ def score_folder(
         missing: "wrong" scores the pixels of missing predictions as wrong instead of stopping.
 
     Raises:
-        DataError: there is no labelled frame; the predictions' manifest names other classes; or a prediction is missing, unreadable or
+        DataError: there is no such folder, or no labelled frame; the predictions' manifest names other classes; or a prediction is missing, unreadable or
             of another size than its mask.
     """
+    if not predictions.is_dir():
+        raise DataError(f"{predictions}: no such folder; give the one that semivss predict wrote, or <video>/<stem>.png of anybody")
     frames = [(clip, [index for index in range(len(clip.stems)) if clip.is_labelled(index)]) for clip in dataset.clips]
     total = sum(len(indices) for _, indices in frames)
     if not total:
