@@ -35,8 +35,8 @@ def score_folder(
         missing: "wrong" scores the pixels of missing predictions as wrong instead of stopping.
 
     Raises:
-        DataError: there is no such folder, or no labelled frame; the predictions' manifest names other classes; or a prediction is missing, unreadable or
-            of another size than its mask.
+        DataError: there is no such folder, or no labelled frame; the predictions' manifest names other classes; or a prediction is
+            missing, unreadable or of another size than its mask.
     """
     if not predictions.is_dir():
         raise DataError(f"{predictions}: no such folder; give the one that semivss predict wrote, or <video>/<stem>.png of anybody")
