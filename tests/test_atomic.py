@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path, monke
     demand_folder(tmp_path / "new" / "deep")
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(SemivssError, match=r"file: a file, not a folder; choose another folder with --out"):
+    with pytest.raises(SemivssError, match=r"file: a file, not a folder; choose another folder"):
         demand_folder(tmp_path / "file" / "deep")
     monkeypatch.setattr("os.access", lambda path, mode: False)  # the tests may run as root, who may write anywhere
     with pytest.raises(SemivssError, match=r"permission denied"):

@@ -91,6 +91,23 @@ def test_masks_that_the_models_of_a_run_learned_from_do_not_count(
         assert said in captured.out + captured.err
 
 
+def test_predictions_and_pseudo_labels_do_not_replace_each_other_or_anything_of_a_run(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [world / "model0", world / "set", "--split", "val", "--out"]
+    for verb, other, held in (("predict", "pseudo-label", "predictions"), ("pseudo-label", "predict", "pseudo labels")):
+        assert semivss(monkeypatch, verb, *words, tmp_path / verb) == 0
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / verb).rglob("*")}
+        capsys.readouterr()
+        assert semivss(monkeypatch, other, *words, tmp_path / verb) == 2
+        assert f"holds {held}, which would be lost" in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in (tmp_path / verb).rglob("*")} == before
+    (tmp_path / "recipe.toml").write_text("")
+    for verb in ("predict", "pseudo-label"):
+        assert semivss(monkeypatch, verb, *words, tmp_path) == 2
+        assert "made by semivss run" in capsys.readouterr().err
+
+
 def test_labels_are_aligned_with_a_labelled_set(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [world / "model0", world / "set", "--split", "val", "--out", tmp_path / "pseudo", "--align-to", world / "set"]
     assert semivss(monkeypatch, "pseudo-label", *words) == 0
@@ -125,7 +142,7 @@ def test_alignment_with_other_classes_is_refused(
         (["pseudo-label", "model0"], "at least one model"),
         (["pseudo-label", "set", "set"], "no model there"),
         (["pseudo-label", "model0", "set", "--window", "-1"], "window"),
-        (["pseudo-label", "model0", "set", "--weights", "1,2"], "2 weights for 1 models"),
+        (["pseudo-label", "model0", "set", "--weights", "1,2"], "2 weights for 1 model;"),
         (["pseudo-label", "model0", "nothing"], "no such file"),
         (["pseudo-label", "model0", "set", "--align-to", "nothing"], "nothing"),
         (["pseudo", "inspect", "set"], "no finished pseudo labels"),

@@ -129,12 +129,12 @@ def demand_folder(folder: Path) -> None:
     """Raise SemivssError if `folder` is none and cannot be made, or nothing can be written there. It is not made."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise SemivssError(f"{there}: a file, not a folder; choose another folder with --out")
+        raise SemivssError(f"{there}: a file, not a folder; choose another folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise SemivssError(f"{there}: nothing can be written there (permission denied); choose another folder with --out")
+        raise SemivssError(f"{there}: nothing can be written there (permission denied); choose another folder")
 
 
 def write_error(path: Path, error: OSError) -> SemivssError:
     """What to tell when writing `path` met `error`."""
-    remedy = "free space there and run the same command again" if error.errno in FULL else "choose another place with --out"
+    remedy = "free space there and run the same command again" if error.errno in FULL else "choose another place"
     return SemivssError(f"{path}: cannot write ({error.strerror}); what was there before is intact; {remedy}")

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from json import loads
 from pathlib import Path
 
 from semivss.atomic import atomic_json, demand_folder, newest
@@ -30,7 +31,7 @@ def predict_paths(
     policy: Policy = "strict",
 ) -> None:
     """Segment a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
-    demand_words(models, source, out)
+    demand_words(models, source, out, pseudo=False)
     for hint in (ensemble_hint(models), views_hint(models, settings.views)):
         if hint:
             say(hint)
@@ -58,7 +59,7 @@ def pseudo_label_paths(
     align_list: str | None = None,
 ) -> None:
     """Label a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
-    demand_words(models, source, out)
+    demand_words(models, source, out, pseudo=True)
     from semivss.infer.inputs import open_inputs
     from semivss.infer.pseudo import pseudo_label
     from semivss.models.segmenter import Segmenter
@@ -170,16 +171,29 @@ def submit_paths(predictions: Path, frames: Path, out: Path, *, split: str) -> N
     say(f"submission: {out}")
 
 
-def demand_words(models: Sequence[Path], source: Path | Sequence[Path], out: Path) -> None:
-    """Raise SemivssError if a model or input is not there or `out` cannot be written, before torch is loaded for them."""
+def demand_words(models: Sequence[Path], source: Path | Sequence[Path], out: Path, *, pseudo: bool) -> None:
+    """Raise SemivssError if a model or input is not there or `out` cannot be written, before torch is loaded for them.
+
+    `pseudo` says what is to lie there: pseudo labels, or predictions.
+    """
     for path in models:
         model_folder(path)
     for path in [source] if isinstance(source, Path) else source:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder; give a data set, a folder of frames or a video")
-    if (out / "stamp.json").exists():
+    if (out / "stamp.json").exists() or (out / "recipe.toml").exists():
         raise SemivssError(f"{out}: made by semivss run, which would no longer know what it holds; choose another folder with --out")
+    if (held := _held(out)) not in (None, "pseudo labels" if pseudo else "predictions"):
+        raise SemivssError(f"{out}: holds {held}, which would be lost; choose another folder with --out")
     demand_folder(out)
+
+
+def _held(folder: Path) -> str | None:
+    """What an earlier command wrote there; none where nobody can tell."""
+    try:
+        return "pseudo labels" if "histogram" in loads((folder / "manifest.json").read_text()) else "predictions"
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def ensemble_hint(models: Sequence[Path]) -> str | None:

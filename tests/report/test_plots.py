@@ -31,6 +31,14 @@ def test_no_numbers_no_bars():
     assert ">-</text>" in _svg(bars({"val": [("a", 0.5), ("b", None)]}))
 
 
+def test_the_line_stands_at_the_baseline():
+    entries = [("a", 0.25), ("b", 0.5)]
+    plain, first, second = (_svg(bars({"val": entries}, name)) for name in ("", "a", "b"))
+    assert plain.count("stroke-dasharray") == 0
+    assert first.count("stroke-dasharray") == second.count("stroke-dasharray") == 1
+    assert first != second
+
+
 def test_no_numbers_no_curves():
     assert curves([]) is None
     assert curves([{"step": "1", "loss": ""}, {"step": "x", "loss": "1"}, {"loss": "1"}, {"step": "2", "loss": "nan"}]) is None

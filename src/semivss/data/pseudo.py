@@ -143,7 +143,7 @@ def open_pseudo(folder: Path, *, accept_edited: bool = False) -> PseudoFolder:
     if other := [path for path in changed if not _is_label(Path(path))]:
         raise DataError(f"{folder / other[0]}: changed since it was written; labels alone may be corrected by hand: delete it and {_AGAIN}")
     if changed and not accept_edited:
-        more = f" and so were {len(changed) - 1} more" if len(changed) > 1 else ""
+        more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise DataError(
             f"{folder / changed[0]}: edited by hand (other hash than in the manifest){more}; use what is there with --accept-edited"
         )

@@ -14,6 +14,7 @@ from semivss.data.labels import LabelSet
 from semivss.errors import DataError, SemivssError
 from semivss.infer.views import View, Window
 from semivss.posterior import class_distribution
+from semivss.progress import counted
 from semivss.tensors import MaskLogits, PixelLogits
 
 Frame = UInt8[np.ndarray, "_ _ 3"]  # H, W; they may change from frame to frame
@@ -100,7 +101,9 @@ def ensemble_shares(models: Sequence[FrameModel], weights: Sequence[float] | Non
         _same_classes(models[0].label_set, model.label_set, position)
     weights = [1.0] * len(models) if weights is None else list(weights)
     if len(weights) != len(models):
-        raise SemivssError(f"{len(weights)} weights for {len(models)} models; give one weight a model, such as --weights 2,1")
+        raise SemivssError(
+            f"{counted(len(weights), 'weight')} for {counted(len(models), 'model')}; give one weight a model, such as --weights 2,1"
+        )
     if not all(0 <= weight < float("inf") for weight in weights) or sum(weights) <= 0:
         raise SemivssError(f"model weights {', '.join(f'{weight:g}' for weight in weights)} must be finite, not negative and not all 0")
     return [weight / sum(weights) for weight in weights]

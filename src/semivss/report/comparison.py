@@ -72,14 +72,16 @@ def comparison(recipe: Recipe, content: Mapping[str, Any]) -> Comparison | None:
     control = controls(recipe).get("supervised", "")
     base = control if control in content else supervised(recipe)["student"]
     best = [max((value for value in column if value is not None), default=None) for column in zip(*values.values(), strict=True)]
+    baseline = plain_name(recipe, base) if base in values else ""
+    bar_sets = {name: [(plain_name(recipe, model), content[model].get(name, {}).get("miou")) for model in models] for name in names}
     return Comparison(
         groups=tuple((name, sum(own == name for own, _ in columns)) for name in names),
         columns=tuple(_TITLES.get(metric, metric.upper()) for _, metric in columns),
         rows=tuple(_row(recipe, model, values[model], values.get(base) if model != base else None, best) for model in models),
-        baseline=plain_name(recipe, base) if base in values else "",
+        baseline=baseline,
         fair=base == control,
         warnings=tuple({name: scores[WARNING] for model in models for name, scores in content[model].items() if WARNING in scores}.items()),
-        picture=bars({name: [(plain_name(recipe, model), content[model].get(name, {}).get("miou")) for model in models] for name in names}),
+        picture=bars(bar_sets, baseline),
     )
 
 

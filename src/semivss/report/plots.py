@@ -99,8 +99,8 @@ def _draw(axes: "Axes", title: str, group: Mapping[str, _Points]) -> None:
         axes.legend(fontsize=8)
 
 
-def bars(sets: Mapping[str, Sequence[tuple[str, float | None]]]) -> str | None:
-    """A picture of bars for each set: names with fractions, the first of them as a line that the others are measured from.
+def bars(sets: Mapping[str, Sequence[tuple[str, float | None]]], baseline: str = "") -> str | None:
+    """A picture of bars for each set: names with fractions, that of `baseline` as a line that the others are measured from.
 
     None without a number. An SVG data URI.
     """
@@ -114,14 +114,14 @@ def bars(sets: Mapping[str, Sequence[tuple[str, float | None]]]) -> str | None:
         most = max(map(len, shown.values()))
         figure = Figure(figsize=(2.2 + 3.4 * len(shown), 0.75 + 0.3 * most), layout="constrained")
         for axes, (title, entries) in zip(np.atleast_1d(figure.subplots(1, len(shown), sharey=True)), shown.items(), strict=True):
-            _bars(axes, title, entries)
+            _bars(axes, title, entries, baseline)
         return _svg(figure)
 
 
-def _bars(axes: "Axes", title: str, entries: Sequence[tuple[str, float | None]]) -> None:
+def _bars(axes: "Axes", title: str, entries: Sequence[tuple[str, float | None]], baseline: str) -> None:
     values = [100 * (value or 0.0) for _, value in entries]
-    base = entries[0][1]
-    colors = ["#94a3b8", *["#2563eb"] * (len(entries) - 1)]
+    base = dict(entries).get(baseline)
+    colors = ["#94a3b8" if name == baseline else "#2563eb" for name, _ in entries]
     axes.barh(range(len(entries)), values, color=colors, height=0.62)
     for place, (_, value) in enumerate(entries):
         text = "-" if value is None else f"{100 * value:.1f}"

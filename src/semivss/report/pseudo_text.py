@@ -38,7 +38,8 @@ def _table(first: str, rows: Iterable[tuple[str, Mapping[str, float | None]]]) -
 
 
 def _notes(found: Inspection) -> Iterator[str]:
-    cuts = sorted(set(found.gamma))
+    seen = {cut for cut, row in zip(found.gamma, found.classes.values(), strict=True) if row["share"]}
+    cuts = sorted(seen or set(found.gamma))
     cut = f"{cuts[0]:.4f}" if len(cuts) == 1 else f"{cuts[0]:.4f} to {cuts[-1]:.4f}"
     yield f"{counted(found.frames, 'frame')}, {found.frames_with_truth} with a mask; alpha {found.alpha:g} % cuts at {cut} nats."
     if not found.overall["kept"]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt16
 
 from semivss.data.clips import Clip
-from semivss.data.codes import BIN_WIDTH, HIGHEST, code_of_entropy, entropy_of_code, relative_entropy, reliable
+from semivss.data.codes import ABOVE, BIN_WIDTH, HIGHEST, code_of_entropy, entropy_of_code, relative_entropy, reliable
 from semivss.data.labels import IGNORE
 from semivss.data.overlap import without_learned
 from semivss.data.palette import colorize
@@ -153,13 +153,15 @@ def thresholds(folders: Sequence[PseudoFolder], threshold: Threshold) -> Int64[n
 
 
 def _cut_text(threshold: Threshold, cuts: Int64[np.ndarray, "C"]) -> str:
-    lowest, highest = (float(entropy_of_code(min(int(code), HIGHEST), len(cuts))) for code in (cuts.min(), cuts.max()))
+    shown = [int(code) for code in cuts if code < ABOVE] or [HIGHEST]  # a class that was never predicted has no threshold
+    lowest, highest = (float(entropy_of_code(code, len(cuts))) for code in (min(shown), max(shown)))
     nats = f"{lowest:.3f}" if lowest == highest else f"{lowest:.3f} to {highest:.3f}"
     where = f"from {nats} nats on a pixel is unreliable"
     if threshold.kind == "absolute":
         return f"Threshold: the entropy set in the recipe, {where}."
+    start = " at the start of training" if threshold.schedule == "linear" else ""
     over = "within each pseudo class" if threshold.per_class else "over all pseudo-labelled pixels"
-    text = f"Threshold: alpha = {threshold.alpha:g} % at the start of training, as a percentile {over}: {where}."
+    text = f"Threshold: alpha = {threshold.alpha:g} %{start}, as a percentile {over}: {where}."
     if threshold.kind == "batch_percentile":
         text += " In training each batch has the percentile of its own pixels, which scatters around this one."
     return text + (" Alpha falls to 0 towards the end of training." if threshold.schedule == "linear" else "")
