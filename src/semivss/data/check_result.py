@@ -31,7 +31,7 @@ class Sample:
         if labels is None:
             return cls(title, small, None)
         mask = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-        return cls(title, small, blend(small, mask, colors, 0.6))
+        return cls(title, small, blend(small, mask, colors, 0.8))
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def same_classes(first: VideoDataset, other: VideoDataset) -> None:
 
 def _open(source: Source, policy: Policy) -> VideoDataset:
     if source.kind != "toy" and not source.folder().exists():
-        raise DataError(f"{source.folder()}: no such file or folder; mend the data path of the recipe, or override it with -o")
+        written = f" ({source.path})" if "$" in source.path else ""
+        raise DataError(f"{source.folder()}{written}: no such file or folder; mend the data path of the recipe, or override it with -o")
     match source.kind:
         case "vspw":
             from semivss.data.vspw import read_vspw

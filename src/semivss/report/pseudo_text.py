@@ -28,7 +28,7 @@ def _table(first: str, rows: Iterable[tuple[str, Mapping[str, float | None]]]) -
     from rich.text import Text
 
     table = Table(first)
-    listed, columns = list(rows), {"kept": "kept %", "accuracy": "accuracy %", "accuracy_rest": "of the rest %"}
+    listed, columns = list(rows), {"kept": "kept %", "accuracy": "right of the kept %", "accuracy_rest": "right of the rest %"}
     shown = [key for key in columns if key == "kept" or any(row[key] is not None for _, row in listed)]  # no masks, no accuracies
     for key in shown:
         table.add_column(columns[key], justify="right", no_wrap=True)

@@ -261,7 +261,7 @@ class Run:
         if self.fabric.is_global_zero:
             title = f"{self.recipe.name}, step {counters.step}: mIoU {scores.miou:.3f} on {self.validation.dataset.name}"
             save_panel(self.out / "panels" / f"{counters.step:06d}.png", rows, self.validation.dataset.label_set, title)
-            say(f"step {counters.step}: val mIoU {100 * scores.miou:.2f}, accuracy {100 * (scores.acc or 0):.2f}")
+            say(f"{self.out.name}, step {counters.step}: val mIoU {100 * scores.miou:.2f}, accuracy {100 * (scores.acc or 0):.2f}")
         if scores.miou > counters.best_miou:
             counters.best_miou, counters.best_step = scores.miou, counters.step
             if self.fabric.is_global_zero:
