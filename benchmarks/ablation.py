@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from ablations.groups import CONTROL, EQUAL_CPU, EVERYTHING, GROUPS, MODES, STUDENT, WITHOUT, Cell, held_out_lists
 from ablations.scoring import measured
-from ablations.statistics import plot, print_closed, print_contrast, print_table, print_videos, print_views
+from ablations.statistics import plot, print_apart, print_closed, print_contrast, print_table, print_videos, print_views
 from machine import machine
 from semivss.atomic import atomic_bytes
 
@@ -73,6 +73,9 @@ def main() -> None:
     if options.table or options.plot:
         done = newest(results, options)
         if options.table:
+            if group.apart:
+                print_apart(done, subsets, group.modes, CONTROL)
+                return
             print_table(done, group.modes, (CONTROL, EQUAL_CPU))
             print_contrast(done, group.modes, WITHOUT)
             print_closed(done, group.modes, CONTROL, EVERYTHING)

@@ -117,6 +117,22 @@ def test_the_table_names_what_was_not_run(capsys):
     assert "1 of 1" in lines[-2]
 
 
+def test_subsets_that_are_no_repetitions_have_lines_of_their_own(capsys):
+    more = {"val_single": 50.0, "val_single_vc8": 90.0}
+    rows = [
+        row(mode, right) | more | {"subset": subset}
+        for subset, online in (("few", [7, 9]), ("many", [5, 6]))
+        for mode, right in ((groups.CONTROL, [5, 7]), ("online", online))
+    ]
+    statistics.print_apart(rows, ("few", "many", "all"), (groups.CONTROL, "online"), groups.CONTROL)
+    lines = capsys.readouterr().out.splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert [line.split(" | ")[-1] for line in lines[3:6:2]] == ["+2.0 |", "-0.5 |"]
+    assert lines[-1].startswith("| all | online | not run |")
+    assert groups.GROUPS["camvid_fractions"].apart
+    assert not groups.GROUPS["camvid"].apart
+
+
 def test_what_the_contrast_adds_and_how_much_of_the_gap_is_closed(capsys):
     rows = [
         row(mode, right, seed)

@@ -80,6 +80,7 @@ class Group:
     validation: bool = False  # score the validation video too
     # modes that are scored with scales, flip and teacher too, on the first subset under the first seed; None = every cell
     in_full: tuple[str, ...] | None = None
+    apart: bool = False  # whether subsets are questions of their own, not repetitions whose mean would mean something
     shares: str = ""  # group whose supervised models and pseudo labels serve this one too; none = its own
 
 
@@ -238,6 +239,7 @@ GROUPS = {
         seeds=(0,),
         validation=True,
         in_full=(),
+        apart=True,
     ),
     "camvid_crops": Group(
         CAMVID,
@@ -247,6 +249,7 @@ GROUPS = {
         seeds=(0,),
         validation=True,
         in_full=(),
+        apart=True,
     ),
     "camvid_mask2former": Group(
         MASKS,

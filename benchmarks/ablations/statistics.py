@@ -43,6 +43,29 @@ def print_table(rows: Sequence[Row], modes: Sequence[str], controls: Sequence[st
         print(f"| {mode} | {len(own)} | {np.mean([row['cpu_seconds'] for row in own]):.0f} | {' | '.join(values)} |")
 
 
+def print_apart(rows: Sequence[Row], subsets: Sequence[str], modes: Sequence[str], control: str) -> None:
+    """Markdown: every subset's modes under each other, each test video by itself."""
+    videos = sorted({name for row in rows for name in row["clips"]})
+    heads = ["labelled", "mode", "CPU seconds", "test", *videos, "val", "VC8 on val", f"test minus {control}"]
+    print(f"| {' | '.join(heads)} |")
+    print("| --- " * len(heads) + "|")
+    for subset in subsets:
+        own = [row for row in rows if row["subset"] == subset]
+        for mode in modes:
+            found = [row for row in own if row["mode"] == mode]
+            if not found:
+                print(f"| {subset} | {mode} | not run {'| ' * (len(heads) - 3)}|")
+                continue
+            numbers = [
+                spread([row["single"] for row in found]),
+                *(spread([miou(row["clips"][video]) for row in found]) for video in videos),
+            ]
+            numbers += [spread([row[key] for row in found]) for key in ("val_single", "val_single_vc8")]
+            cost = f"{np.mean([row['cpu_seconds'] for row in found]):.0f}"
+            gain = spread(differences(pairs_of(own, mode, control)), sign=True)
+            print(f"| {subset} | {mode} | {cost} | {' | '.join(numbers)} | {gain} |")
+
+
 def print_views(rows: Sequence[Row], modes: Sequence[str]) -> None:
     """What scales and flip, and the ensemble with the teacher, add in every run that was scored with them."""
     full = [row for row in rows if row.get("ensemble_tta") is not None]
