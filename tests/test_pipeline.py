@@ -1,6 +1,8 @@
 """The stages of a run: everything is written, what is finished is skipped, what changed is said, what is damaged is told."""
 
+import csv
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -226,6 +228,21 @@ def test_commands_work_on_what_a_run_left(finished, tmp_path):
     semivss("submit", predictions, world, "--out", tmp_path / "s.zip")
     assert (tmp_path / "s.zip").stat().st_size > 0
     semivss("data", "check", world, "--out", tmp_path / "check.png")
+
+
+@pytest.mark.parametrize("backbone", ["swin_tiny", "beit_tiny", "vit_adapter_tiny", "vit_adapter_plain_tiny", "one_peace_tiny"])
+def test_the_papers_backbones_go_through_a_run_at_tiny_size(backbone, tmp_path):
+    masks = "{channels=32, queries=8, encoder_layers=1, decoder_layers=2, heads=4, encoder_feedforward=64, feedforward=64, points=256}"
+    model = [f"model.backbone={backbone}", "model.head=mask2former", f"model.mask2former={masks}", "train.log_every=1"]
+    run(small_recipe([*SMALL, *model]), tmp_path)
+    with (tmp_path / "student/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        assert 0 < float(row["loss"]) < math.inf
+        assert 0 < float(row["gradient_norm"]) < math.inf
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert all(0 <= scores[name]["miou"] <= 1 for name in ("val", "test"))
 
 
 SHIPPED = sorted(path for path in (ROOT / "recipes").rglob("*.toml") if path.parent.name != "paper")  # those: test_paper_recipes.py
