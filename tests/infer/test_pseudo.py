@@ -314,7 +314,7 @@ def test_an_edited_label_is_told_and_used_on_demand(tmp_path: Path) -> None:
     threshold = open_pseudo(out).thresholds(20.0)[0]
     labels = edit(out)
     edit(out, "v1/0000", 255)
-    with pytest.raises(DataError, match=r"v0/0001\.png: edited by hand.*and so were 1 more; use what is there with --accept-edited"):
+    with pytest.raises(DataError, match=r"v0/0001\.png: edited by hand.*, and 1 more; use what is there with --accept-edited"):
         open_pseudo(out)
     folder = open_pseudo(out, accept_edited=True)
     assert folder.edited == ("v0/0001", "v1/0000")

@@ -234,7 +234,7 @@ def test_a_frame_is_asked_for_only_when_its_turn_comes() -> None:
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        ([1.0], "1 weights for 2 models"),
+        ([1.0], "1 weight for 2 models"),
         ([0.0, 0.0], "not all 0"),
         ([1.0, -1.0], "not negative"),
         ([1.0, math.inf], "finite"),
