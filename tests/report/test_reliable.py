@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semivss.data.codes import code_of_entropy, percentile_code
+from semivss.data.codes import ABOVE, code_of_entropy, percentile_code
 from semivss.data.pseudo import open_pseudo
 from semivss.data.source import open_source
 from semivss.digest import file_sha256
 from semivss.recipe import Recipe, load_recipe
-from semivss.report.reliable import Reliable, reliable_pixels, thresholds
+from semivss.report.reliable import Reliable, _cut_text, reliable_pixels, thresholds
 from semivss.settings import Threshold
 
 from .conftest import semi_run
@@ -54,6 +54,14 @@ def test_shares_and_accuracies_are_those_of_the_pixels(run: Path) -> None:
     shares = sorted(kept.mean((1, 2)))
     assert [row.rank for row in found.rows] == ["least", "median", "most"]
     assert [row.counts.kept for row in found.rows] == pytest.approx([shares[0], shares[3], shares[5]])
+
+
+def test_a_class_that_was_never_predicted_has_no_part_in_the_text_about_thresholds() -> None:
+    constant = Threshold(kind="dataset_percentile", alpha=50, schedule="constant", per_class=True)
+    text = _cut_text(constant, np.array([32768, ABOVE]))
+    assert "alpha = 50 %, as a percentile" in text
+    assert "from 0.173 nats" in text  # (32768 / 65535)^2 log 2
+    assert "at the start of training" in _cut_text(constant.model_copy(update={"schedule": "linear"}), np.array([32768, ABOVE]))
 
 
 def test_masks_that_training_learned_from_tell_nothing_about_pseudo_labels(run: Path) -> None:
