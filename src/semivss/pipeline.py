@@ -13,6 +13,7 @@ from typing import Any
 from semivss import layout
 from semivss.atomic import atomic_bytes, atomic_json
 from semivss.data.clips import VideoDataset
+from semivss.data.labels import LabelSet
 from semivss.data.overlap import seen_in_training, warning
 from semivss.data.source import open_source, open_sources, open_unlabelled, same_classes
 from semivss.digest import weights_hash
@@ -25,7 +26,7 @@ from semivss.plan import STAGES, Step, plan
 from semivss.progress import say
 from semivss.recipe import Recipe, dump_recipe, evaluation_sets, load_recipe
 from semivss.redo import Redo
-from semivss.stage import Verdict, is_main_process, versions
+from semivss.stage import Verdict, is_main_process, versions, was_finished
 
 
 def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:
@@ -71,16 +72,14 @@ def run(
     steps = [step for step in steps if _is_before_end(step.name, until)]
     stages = {step.name for step in steps}
     if dry:
-        check_data(recipe, stages)
-        check_models(recipe, out, stages)
+        check_models(recipe, steps, check_data(recipe, stages), start, again, Redo(out, start, recipe.digest()))
         forecast(steps, start, again)
         return
     with locked(out) if is_main_process() else contextlib.nullcontext():
-        if is_main_process():
-            check_data(recipe, stages)
-            check_models(recipe, out, stages)
-            clear_leftovers(out)
         redo = Redo(out, start, recipe.digest())
+        if is_main_process():
+            check_models(recipe, steps, check_data(recipe, stages), start, again, redo)
+            clear_leftovers(out)
         for number, step in enumerate(steps if is_main_process() else _up_to_the_last_training(steps)):
             execute(step, out, recipe, steps[number + 1 :], again=again, redo=redo if _is_from(step.name, start) else None)
         if _is_before_end("score", until) or not (out / "recipe.toml").exists():  # else it may be that of a later stage
@@ -93,8 +92,11 @@ def run(
             redo.finish()
 
 
-def check_data(recipe: Recipe, stages: Set[str]) -> None:
+def check_data(recipe: Recipe, stages: Set[str]) -> LabelSet | None:
     """Open every data set that these stages read, before the first of them takes its time. Masks and frames are not read.
+
+    Returns:
+        The classes of the training data; none where nothing is trained.
 
     Raises:
         SemivssError: a data set is not there or not of its kind, has other classes than the training data, or no mask to evaluate on.
@@ -112,26 +114,31 @@ def check_data(recipe: Recipe, stages: Set[str]) -> None:
                 raise DataError(f"{dataset.name}: data.val has no mask to evaluate on; give a split with masks, or leave data.val out")
     if stages & {"pseudo-label", "retrain"} and recipe.semi is not None and recipe.semi.mode != "supervised":
         open_unlabelled(data.unlabelled, data.policy)
+    return None if first is None else first.label_set
 
 
-def check_models(recipe: Recipe, out: Path, stages: Set[str]) -> None:
-    """Build every model that these stages train, without its values, before the first of them takes its time.
+def check_models(recipe: Recipe, steps: Sequence[Step], label_set: LabelSet | None, start: str | None, again: bool, redo: Redo) -> None:
+    """Build every model that these steps train, without its values, before the first of them takes its time; look for weight files.
 
     Raises:
-        SemivssError: no such backbone, sizes that do not fit, or a weight file that is not there for a model that is still to be trained.
+        SemivssError: no such backbone, sizes that do not fit, or a weight file that is not there for a training that is still to come.
     """
     from semivss.cost.model_cost import build_meta
-    from semivss.models.weights.lite0 import LITE0
     from semivss.models.weights.weight_file import demand_weights
 
-    models = {"student": recipe.model} | ({} if recipe.teacher is None else {"teacher": recipe.teacher.model})
-    wanted = {role: model for role, model in models.items() if role in stages}
-    label_set = open_sources(recipe.data.train, recipe.data.policy)[0].label_set if wanted else None
-    for role, model in wanted.items():
-        assert label_set is not None
-        build_meta(model, label_set)
-        if model.weights not in (None, LITE0) and not (out / role / "model").exists():
-            demand_weights(Path(model.weights))
+    if label_set is not None:
+        for model in (recipe.model, *([] if recipe.teacher is None else [recipe.teacher.model])):
+            build_meta(model, label_set)
+    for step in steps:
+        if step.weights is not None and _will_train(step, start, again, redo):
+            demand_weights(step.weights)
+
+
+def _will_train(step: Step, start: str | None, again: bool, redo: Redo) -> bool:
+    """Whether this run trains here, as far as can be told before the steps in front of it are done."""
+    if _is_from(step.name, start) and not redo.is_done(step.folder):
+        return True
+    return not was_finished(step.folder) if step.reads else will_change(step.stage().verdict(), again)
 
 
 def has_masks(dataset: VideoDataset) -> bool:

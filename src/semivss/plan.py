@@ -17,6 +17,7 @@ from semivss.defaults import defaults
 from semivss.digest import path_sha256, weights_hash
 from semivss.errors import SemivssError
 from semivss.hashes import classes_hash, pseudo_hash, split_hash
+from semivss.models.weights.lite0 import LITE0
 from semivss.progress import counted
 from semivss.recipe import FREE, Recipe, Sections, evaluation_sets
 from semivss.settings import Predict, Source, Train
@@ -39,6 +40,7 @@ class Step:
     absent: Mapping[str, str] = field(default_factory=dict)  # as `Stage.absent`
     piecewise: bool = False  # as `Stage.piecewise`
     reads: tuple[Path, ...] = ()  # folders of the run that it is made from
+    weights: Path | None = None  # file or folder from outside the run that its training begins with
 
     def stage(self) -> Stage:
         """The stage with its present inputs."""
@@ -116,7 +118,7 @@ def _training(role: str, recipe: Recipe, folder: Path, sections: Sections) -> St
     def inputs() -> Mapping[str, str]:
         return flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe) | _file(recipe)
 
-    return Step(role, f"train {role}", folder, inputs, make, True, absent=flat(defaults(recipe)))
+    return Step(role, f"train {role}", folder, inputs, make, True, absent=flat(defaults(recipe)), weights=_outside(recipe))
 
 
 def _frames(recipe: Recipe) -> dict[str, str]:
@@ -136,9 +138,15 @@ def _frames(recipe: Recipe) -> dict[str, str]:
     return hashes
 
 
+def _outside(recipe: Recipe) -> Path | None:
+    """The file or folder that training starts from."""
+    weights = recipe.model.weights
+    return None if weights is None or weights == LITE0 else Path(weights)
+
+
 def _file(recipe: Recipe) -> dict[str, str]:
-    """Hash of the file or folder that training starts from, where it is there."""
-    path = Path(recipe.model.weights) if recipe.model.weights else None
+    """Its hash, where it is there."""
+    path = _outside(recipe)
     return {f"{FILES}model.weights": path_sha256(path)} if path is not None and path.exists() else {}
 
 
@@ -242,7 +250,9 @@ def _retraining(
         train(recipe, folder, given=Given(weights, opened() or None), sections=sections)
 
     reads = (*pseudo, *([weights.parent] if weights else []))
-    return Step("retrain", f"retrain {folder.name}", folder, inputs, make, True, guard, flat(defaults(recipe)), reads=reads)
+    outside = None if weights else _outside(recipe)
+    title, absent = f"retrain {folder.name}", flat(defaults(recipe))
+    return Step("retrain", title, folder, inputs, make, True, guard, absent, reads=reads, weights=outside)
 
 
 def predictions(recipe: Recipe, out: Path) -> list[Step]:

@@ -18,7 +18,6 @@ from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
 from semivss.plan import training
 from semivss.recipe import Recipe, parse_recipe
-from semivss.settings import Model
 from semivss.train import loop, method
 from semivss.train.loop import train
 from semivss.train.too_large import too_large_crops
@@ -267,13 +266,3 @@ def test_other_errors_of_torch_stay_what_they_are(recipe, tmp_path, monkeypatch)
     monkeypatch.setattr(loop, "train_step", fail)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         train(recipe, tmp_path / "run")
-
-
-def test_a_backbones_own_weights_are_not_read_where_a_trained_model_replaces_them(tmp_path):
-    model = Model(backbone="timm/tf_efficientnet_lite0", weights="lite0")
-    assert loop._before(model, method.Given()) is model
-    assert loop._before(model, method.Given(tmp_path)).weights is None
-    fetched = Model(backbone="timm/resnet18", pretrained=True)
-    assert not loop._before(fetched, method.Given(tmp_path)).pretrained
-    whole = model.model_copy(update={"weights": "whole.pth"})  # decides about the rows of the classifier
-    assert loop._before(whole, method.Given(tmp_path)) is whole

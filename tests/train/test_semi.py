@@ -25,6 +25,7 @@ from semivss.data.pseudo import open_pseudo
 from semivss.errors import DataError, SemivssError, WeightsError
 from semivss.losses.matcher import NonFiniteCost
 from semivss.models.segmenter import Segmenter
+from semivss.pipeline import run
 from semivss.plan import retraining_recipe, supervised_recipe
 from semivss.settings import Teacher, Threshold
 from semivss.tensors import IGNORE
@@ -255,6 +256,26 @@ def test_retraining_starts_from_the_students_weights(labelled_run, tmp_path):
     before, after = (Segmenter.from_pretrained(f / "model") for f in (labelled_run / "run" / "student", tmp_path / "out"))
     moved = dict(after.named_parameters())  # running statistics go on
     assert all(torch.allclose(value, moved[name], atol=1e-6) for name, value in before.named_parameters())
+
+
+def test_weights_from_outside_are_needed_by_what_begins_with_them_alone(labelled_run, tmp_path):
+    outside = Path(shutil.copytree(labelled_run / "run" / "student" / "model", tmp_path / "outside"))
+    world = Path(shutil.copytree(labelled_run / "tiny_world", tmp_path / "world"))
+    (world / "label_num_dic_final.json").write_text(json.dumps({"others": "0", "red": "1", "blue": "2", "green": "3"}))
+    recipe = semi_recipe(world)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"weights": str(outside)})})
+    scratch = recipe.model_copy(update={"semi": recipe.semi.model_copy(update={"start": "scratch"})})
+    run(recipe, tmp_path / "run", until="student")
+    outside.rename(tmp_path / "gone")
+    with pytest.raises(WeightsError, match="outside: cannot read the weight file"):
+        run(scratch, tmp_path / "run", until="retrain")
+    assert not (tmp_path / "run" / "pseudo").exists()
+    run(recipe, tmp_path / "run", until="retrain")
+    student, retrained = (Segmenter.from_pretrained(tmp_path / "run" / name / "model") for name in ("student", "retrained"))
+    assert retrained.settings.class_rows == student.settings.class_rows == (0, 2, 1)
+    with pytest.raises(WeightsError, match="outside: cannot read the weight file"):
+        run(recipe, tmp_path / "run", start="student")
+    assert (tmp_path / "run" / "retrained" / "model").exists()
 
 
 def test_weights_of_other_classes_or_another_architecture_are_refused(labelled_run, tmp_path):

@@ -4,8 +4,13 @@ import pytest
 import torch
 from children import equal, free_port, run_steps, start, train_ddp, wait
 
+from semivss.data.labels import LabelSet
+from semivss.models.zoo import build_segmenter
+from semivss.posterior import class_distribution
 from semivss.recipe import Recipe
+from semivss.settings import Model
 from semivss.train.loop import train
+from semivss.train.sharding import whole_module
 
 MASKS = {"channels": 32, "queries": 8, "encoder_layers": 1, "decoder_layers": 2, "heads": 4, "points": 256}
 MODEL = {"backbone": "one_peace_tiny", "recompute": True, "head": "mask2former", "mask2former": MASKS}
@@ -62,6 +67,17 @@ def test_shards_without_an_average_are_evaluated_and_saved_whole(recipe, tmp_pat
     assert equal(first["best"], first["model"])
     assert first["counts"] == second["counts"]
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_a_model_put_together_tells_the_same_classes(tmp_path):
+    black = (0, 0, 0)
+    build_segmenter(Model(), LabelSet("pets", ("cat", "dog"), (black, black), ())).save_pretrained(tmp_path)
+    model = build_segmenter(Model(weights=str(tmp_path)), LabelSet("pets", ("dog", "cat"), (black, black), ())).eval()
+    together = whole_module(model).eval()
+    frames = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    expected, found = (class_distribution(one(frames), (32, 32), one.rule) for one in (model, together))
+    assert not torch.equal(expected, expected.flip(1))
+    assert torch.equal(found, expected)
 
 
 def test_shards_leave_nothing_of_a_skipped_step_behind(recipe, tmp_path):

@@ -77,6 +77,11 @@ def is_ours(folder: Path) -> bool:
     return read_config(folder).get("library") == "semivss"
 
 
+def read_description(folder: Path) -> tuple[Model, LabelSet]:
+    """What the model saved in `folder` was built from, and its classes. Raises WeightsError as `load_segmenter` does."""
+    return _described(_read_config(newest(folder, CONFIG)), newest(folder, CONFIG))
+
+
 def read_folder(folder: Path) -> tuple[WeightFile, Model, LabelSet]:
     """What is saved in `folder`, without building the model. Raises WeightsError as `load_segmenter` does."""
     config, weights = _read_config(newest(folder, CONFIG)), newest(folder, WEIGHTS)

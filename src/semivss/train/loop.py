@@ -10,14 +10,15 @@ import torch
 from lightning_fabric import Fabric
 
 from semivss.atomic import atomic_json
+from semivss.data.labels import LabelSet
 from semivss.data.loader import tell_left_out
 from semivss.data.policy import DefectCounter
 from semivss.data.shares import check_anything_shown, check_classes_shown
 from semivss.data.source import open_source, open_sources, same_classes
 from semivss.errors import DataError, SemivssError
 from semivss.metrics.confusion import Confusion
+from semivss.models.folder import read_description
 from semivss.models.segmenter import Segmenter
-from semivss.models.weights.lite0 import LITE0
 from semivss.models.zoo import build_segmenter
 from semivss.out_of_memory import told
 from semivss.progress import say, track
@@ -95,7 +96,8 @@ class Run:
         self.datasets = open_sources(recipe.data.train, recipe.data.policy)
         self.validation = self._validation()
         torch.manual_seed(seed_of(recipe.train.seed, WEIGHTS))
-        self.segmenter = build_segmenter(_before(recipe.model, given), self.datasets[0].label_set)
+        label_set = self.datasets[0].label_set
+        self.segmenter = build_segmenter(_before(recipe.model, given, label_set), label_set)
         self.method = self._method(given)
         self.ema = None
         if decay := recipe.train.ema:
@@ -191,7 +193,7 @@ class Run:
             return cast(Segmenter, self.ema.module.segmenter)
         if not is_sharded(self.segmenter):
             return self.segmenter
-        return whole_module(self.recipe.model, self.segmenter)
+        return whole_module(self.segmenter)
 
     def _method(self, given: Given) -> Method:
         if self.recipe.semi is None:
@@ -284,11 +286,13 @@ class Run:
         return self.defects
 
 
-def _before(model: Model, given: Given) -> Model:
-    """What to build where `given` has weights for all of it: the backbone's own would be read, or fetched, for nothing."""
-    if given.weights is None or model.weights not in (None, LITE0):  # a file of a whole model has a say in the classifier's rows
+def _before(model: Model, given: Given, label_set: LabelSet) -> Model:
+    """What to build where `given` has weights for all of it: those that `model` names would be read, or fetched, for nothing."""
+    if given.weights is None:
         return model
-    return model.model_copy(update={"weights": None, "pretrained": False})
+    saved, classes = read_description(given.weights)
+    rows = saved.class_rows if classes.names == label_set.names else None  # of other classes: refused when the weights are taken over
+    return model.model_copy(update={"weights": None, "pretrained": False, "class_rows": rows})
 
 
 def pooled(fabric: Fabric, confusion: Confusion) -> Confusion:

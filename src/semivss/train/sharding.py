@@ -15,7 +15,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from semivss.models.mask2former import Mask2Former
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
-from semivss.settings import Model
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -60,11 +59,11 @@ def whole(value: Any, *, keep: bool = True) -> Any:
     return value
 
 
-def whole_module(settings: Model, shared: Segmenter) -> Segmenter:
-    """The model of these settings with the weights of `shared` put together, on its device. All processes must call it."""
+def whole_module(shared: Segmenter) -> Segmenter:
+    """The same model with the weights of `shared` put together, on its device. All processes must call it."""
     device = next(shared.parameters()).device
     with torch.device("meta"):  # its own values would be thrown away
-        made = build_segmenter(settings.model_copy(update={"weights": None, "pretrained": False}), shared.label_set)
+        made = build_segmenter(shared.settings.model_copy(update={"weights": None, "pretrained": False}), shared.label_set)
     made.load_state_dict({name: whole(value).to(device) for name, value in shared.state_dict().items()}, assign=True)
     for module, twin in zip(made.modules(), shared.modules(), strict=True):  # buffers that no checkpoint holds
         module._buffers.update(twin._buffers)
