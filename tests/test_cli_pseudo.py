@@ -81,7 +81,14 @@ def test_masks_that_the_models_of_a_run_learned_from_do_not_count(
     labelled = "{tmp_path / "few.txt"}"
     '''
     seen = ["pseudo", "inspect", out, "--truth", world / "set", "--out", tmp_path / "seen"]
-    for recipe, masks, said in ((None, 8, ""), (data, 7, "1 of 8 masks are left out"), (data.replace("few", "gone"), 8, "count too")):
+    cases = {
+        None: (8, ""),
+        data: (7, "1 of 8 masks are left out"),
+        data.replace("few", "gone"): (8, "count too"),
+        data.replace(str(world / "set"), "set"): (8, "count too"),  # as from another working directory
+        data + "of_another_version = 1\n": (8, "count too"),
+    }
+    for recipe, (masks, said) in cases.items():
         if recipe is not None:
             (tmp_path / "run" / "recipe.toml").write_text(recipe)
         capsys.readouterr()
@@ -102,10 +109,23 @@ def test_predictions_and_pseudo_labels_do_not_replace_each_other_or_anything_of_
         assert semivss(monkeypatch, other, *words, tmp_path / verb) == 2
         assert f"holds {held}, which would be lost" in capsys.readouterr().err
         assert {path: path.stat().st_mtime_ns for path in (tmp_path / verb).rglob("*")} == before
-    (tmp_path / "recipe.toml").write_text("")
-    for verb in ("predict", "pseudo-label"):
-        assert semivss(monkeypatch, verb, *words, tmp_path) == 2
-        assert "made by semivss run" in capsys.readouterr().err
+        (tmp_path / verb / "manifest.json").unlink()  # as while it goes on
+        assert semivss(monkeypatch, other, *words, tmp_path / verb) == 2
+        assert f"holds {held}, which would be lost" in capsys.readouterr().err
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "manifest.json").write_text("[1]")
+    assert semivss(monkeypatch, "predict", *words, tmp_path / "foreign") == 2
+    assert "holds a manifest.json of something else" in capsys.readouterr().err
+    run = tmp_path / "run"
+    (run / "student").mkdir(parents=True)
+    (run / "recipe.toml").write_text("")
+    assert semivss(monkeypatch, "predict", *words, run) == 0  # a recipe alone makes no run
+    (run / "student" / "stamp.json").write_text("{}")
+    for folder in (run, run / "student", run / "predictions", run / "predictions" / "test", run / "pseudo" / "0"):
+        for verb in ("predict", "pseudo-label"):
+            assert semivss(monkeypatch, verb, *words, folder) == 2
+            assert "belongs to a semivss run" in capsys.readouterr().err
+    assert semivss(monkeypatch, "predict", *words, run / "of_today") == 0
 
 
 def test_labels_are_aligned_with_a_labelled_set(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

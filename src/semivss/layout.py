@@ -54,6 +54,11 @@ def final_name(recipe: Recipe) -> str:
     return final[0] if len(final) == 1 else ENSEMBLE
 
 
+def is_of_a_run(name: str) -> bool:
+    """Whether the run of some recipe writes into a folder of that name."""
+    return name in ("predictions", "compare", "report") or name.startswith(("teacher", "student", "control", "retrained", "pseudo"))
+
+
 def pseudo_folders(recipe: Recipe, number: int) -> list[str]:
     """Folders that round `number` labels, one an unlabelled source: `pseudo` itself where there is only one. Empty unless offline."""
     if recipe.semi is None or recipe.semi.mode != "offline":

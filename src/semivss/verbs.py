@@ -2,17 +2,17 @@
 
 import itertools
 from collections.abc import Sequence
-from json import loads
 from pathlib import Path
 
 from semivss.atomic import atomic_json, demand_folder, newest
 from semivss.data.clips import VideoDataset
 from semivss.data.policy import DefectCounter, Policy
+from semivss.data.pseudo import KIND
 from semivss.data.shares import class_shares
 from semivss.data.source import open_source
 from semivss.errors import DataError, RecipeError, SemivssError
 from semivss.hashes import split_hash
-from semivss.layout import final_models
+from semivss.layout import final_models, is_of_a_run
 from semivss.metrics.score import Missing
 from semivss.progress import say
 from semivss.recipe import Recipe, load_recipe
@@ -108,11 +108,12 @@ def _unseen(folder: Path, source: Source, policy: Policy) -> VideoDataset:
     from semivss.data.overlap import without_learned
 
     dataset = open_source(source, policy)
-    recipe = next((found for run in list(folder.resolve().parents)[:2] if (found := _recipe_of(run))), None)  # RUN/pseudo, RUN/pseudo/0
-    if recipe is None:
+    runs = list(folder.resolve().parents)[:2]  # of RUN/pseudo or RUN/pseudo/0
+    path = next((path for run in runs if (path := run / "recipe.toml").is_file()), None)
+    if path is None:
         return dataset
     try:
-        unseen = without_learned(recipe.data.train, source, dataset, policy)
+        unseen = without_learned(load_recipe(path).data.train, source, dataset, policy)
     except SemivssError as error:
         say(f"masks that the models were trained on count too, for nobody can tell which they are: {error}")
         return dataset
@@ -181,19 +182,21 @@ def demand_words(models: Sequence[Path], source: Path | Sequence[Path], out: Pat
     for path in [source] if isinstance(source, Path) else source:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder; give a data set, a folder of frames or a video")
-    if (out / "stamp.json").exists() or (out / "recipe.toml").exists():
-        raise SemivssError(f"{out}: made by semivss run, which would no longer know what it holds; choose another folder with --out")
-    if (held := _held(out)) not in (None, "pseudo labels" if pseudo else "predictions"):
-        raise SemivssError(f"{out}: holds {held}, which would be lost; choose another folder with --out")
+    if _is_of_a_run(out.resolve()):
+        raise SemivssError(f"{out}: belongs to a semivss run, which would no longer know what it holds; choose another folder with --out")
+    from semivss.infer.finished import PREDICTIONS, held
+
+    if (there := held(out)) not in (None, KIND if pseudo else PREDICTIONS):
+        raise SemivssError(f"{out}: holds {there}, which would be lost; choose another folder with --out")
     demand_folder(out)
 
 
-def _held(folder: Path) -> str | None:
-    """What an earlier command wrote there; none where nobody can tell."""
-    try:
-        return "pseudo labels" if "histogram" in loads((folder / "manifest.json").read_text()) else "predictions"
-    except (OSError, ValueError, TypeError):
-        return None
+def _is_of_a_run(folder: Path) -> bool:
+    """Whether a run has made the folder, or would write into it."""
+    if (folder / "stamp.json").exists():
+        return True
+    above = next((path for path in (folder, *folder.parents) if (path / "recipe.toml").exists() and any(path.glob("*/stamp.json"))), None)
+    return above is not None and (above == folder or is_of_a_run(folder.relative_to(above).parts[0]))
 
 
 def ensemble_hint(models: Sequence[Path]) -> str | None:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tests.data.owndata import NAMES, frame, ids, save
 
 from semivss.data.overlap import seen_in_training, warning, without_learned
 from semivss.data.source import open_source
@@ -55,8 +56,19 @@ def test_masks_that_were_learned_are_out_of_reach(kind, tmp_path):
     assert [clip.is_labelled(0) for clip in without_learned([toy(9)], scored, dataset).clips] == [True] * len(dataset.clips)
 
 
+def test_a_data_set_is_the_same_by_its_folder_and_by_its_description(tmp_path):
+    for index in range(2):
+        save(tmp_path / "frames" / f"{index}.png", frame(index))
+        save(tmp_path / "masks" / f"{index}.png", ids(4))
+    classes = "".join(f'[[classes]]\nname = "{name}"\n' for name in NAMES)
+    (tmp_path / "dataset.toml").write_text(f'name = "own"\nframes = "frames"\n[masks]\nfolder = "masks"\n{classes}')
+    folder, description = (Source(kind="folder", path=str(path)) for path in (tmp_path, tmp_path / "dataset.toml"))
+    assert seen([folder], description) == seen([description], folder) == ["own"]
+
+
 def test_the_line_counts_videos():
     assert "2 of its 5 videos were among the labelled training videos" in warning(["a", "b"], 5)
+    assert "1 of its 5 videos was among" in warning(["a"], 5)
 
 
 def test_scores_and_report_say_that_val_was_trained_on(tmp_path):
@@ -67,7 +79,7 @@ def test_scores_and_report_say_that_val_was_trained_on(tmp_path):
     scores = json.loads((tmp_path / "scores.json").read_text())["val"]
     assert len(scores["trained_on"]) == 1
     assert scores["warning"].startswith("1 of its 2 videos")
-    assert "1 of its 2 videos were among the labelled training videos" in (tmp_path / "report" / "index.html").read_text()
+    assert "1 of its 2 videos was among the labelled training videos" in (tmp_path / "report" / "index.html").read_text()
     honest = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": (toy(10),)})})
     score_stage(honest, tmp_path)
     assert "warning" not in json.loads((tmp_path / "scores.json").read_text())["val"]

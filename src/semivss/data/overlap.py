@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 from semivss.data.clips import VideoDataset
+from semivss.data.description import FILE_NAME
 from semivss.data.policy import Policy
-from semivss.data.source import open_source, without_labels
+from semivss.data.source import open_source, without_masks
+from semivss.errors import DataError
 from semivss.progress import counted
 from semivss.settings import Source
 
@@ -33,11 +35,14 @@ def without_learned(train: Sequence[Source], scored: Source, dataset: VideoDatas
 
     Arguments and errors as of `seen_in_training`.
     """
-    return without_labels(dataset, _learned_masks(train, scored, policy))
+    return without_masks(dataset, _learned_masks(train, scored, policy))
 
 
 def _learned_masks(train: Sequence[Source], scored: Source, policy: Policy) -> set[tuple[str, str]]:
     """Video and stem of the training masks in the collection of `scored`."""
+    for source in train:
+        if source.kind != "toy" and not source.folder().exists():  # moved, or named from another working directory: it may be the same
+            raise DataError(f"{source.folder()}: the training data is not there; go to the folder that the run was started in")
     return {
         (clip.name, stem)
         for source in train
@@ -51,11 +56,14 @@ def _learned_masks(train: Sequence[Source], scored: Source, policy: Policy) -> s
 def warning(seen: Sequence[str], videos: int) -> str:
     """One line for people."""
     return (
-        f"{len(seen)} of its {counted(videos, 'video')} {'was' if videos == 1 else 'were'} among the labelled training videos, "
+        f"{len(seen)} of its {counted(videos, 'video')} {'was' if len(seen) == 1 else 'were'} among the labelled training videos, "
         "so these scores tell how well those were learned, not how well other video is segmented"
     )
 
 
 def _place(source: Source) -> str:
     """What tells one collection of videos from another."""
-    return f"toy {source.toy.seed}" if source.kind == "toy" else str(source.folder().resolve())
+    if source.kind == "toy":
+        return f"toy {source.toy.seed}"
+    folder = source.folder().resolve()
+    return str(folder.parent if folder.name == FILE_NAME else folder)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -104,17 +105,21 @@ def remapped(dataset: VideoDataset, remap: str | None) -> VideoDataset:
     )
 
 
-def without_labels(dataset: VideoDataset, hidden: Collection[tuple[str, str]] | None = None) -> VideoDataset:
-    """The same frames with the masks `hidden` (video, stem) out of reach; none = every mask."""
-    clips = tuple(
-        _unlabelled(clip, frozenset(stem for stem in clip.stems if hidden is None or (clip.name, stem) in hidden)) for clip in dataset.clips
-    )
+def without_labels(dataset: VideoDataset) -> VideoDataset:
+    """The same frames with every mask out of reach."""
+    clips = tuple(_hidden(clip, frozenset(clip.stems)) for clip in dataset.clips)
     return VideoDataset(dataset.name, dataset.label_set, clips, dataset.defects)
 
 
-def _unlabelled(clip: Clip, hidden: frozenset[str]) -> Clip:
+def without_masks(dataset: VideoDataset, hidden: Collection[tuple[str, str]]) -> VideoDataset:
+    """The same frames with the masks `hidden` (video, stem) out of reach."""
+    clips = tuple(_hidden(clip, frozenset(stem for stem in clip.stems if (clip.name, stem) in hidden)) for clip in dataset.clips)
+    return VideoDataset(dataset.name, dataset.label_set, clips, dataset.defects)
+
+
+def _hidden(clip: Clip, hidden: frozenset[str]) -> Clip:
     if not isinstance(clip, FileClip):
-        return UnlabelledClip(clip, hidden)
+        return ClipWithout(clip, hidden)
     return replace(clip, masks=tuple(None if stem in hidden else mask for stem, mask in zip(clip.stems, clip.masks, strict=True)))
 
 
@@ -124,12 +129,25 @@ def _remapped_clip(clip: Clip, label_map: LabelMap) -> Clip:
     return RemappedClip(clip, label_map)
 
 
-class RemappedClip:
-    """Another clip with its training ids looked up in a label map. Implements `Clip`; passes on what else the clip can do."""
+class _ClipOver:
+    """Another clip's frames and names of files."""
+
+    def __init__(self, clip: Clip) -> None:
+        self._clip = clip
+        self.name, self.stems, self.frame, self.stream = clip.name, clip.stems, clip.frame, clip.stream
+
+    @property
+    def masks(self) -> Sequence[Path | None] | None:
+        """Mask file of each frame, if the clip is made of files."""
+        return getattr(self._clip, "masks", None)
+
+
+class RemappedClip(_ClipOver):
+    """Another clip with its training ids looked up in a label map. Implements `Clip`."""
 
     def __init__(self, clip: Clip, label_map: LabelMap) -> None:
-        self._clip, self._ids = clip, label_map.ids
-        self.name, self.stems, self.frame, self.is_labelled, self.stream = clip.name, clip.stems, clip.frame, clip.is_labelled, clip.stream
+        super().__init__(clip)
+        self._ids, self.is_labelled = label_map.ids, clip.is_labelled
 
     def labels(self, index: int) -> UInt8[np.ndarray, "H W"]:
         """Target ids, 255 where there is no counterpart. Raises DefectError as the clip does."""
@@ -140,12 +158,12 @@ class RemappedClip:
             raise
 
 
-class UnlabelledClip:
+class ClipWithout(_ClipOver):
     """Another clip without the masks of the frames `hidden`. Implements `Clip`."""
 
     def __init__(self, clip: Clip, hidden: frozenset[str]) -> None:
-        self._clip, self._hidden = clip, hidden
-        self.name, self.stems, self.frame, self.stream = clip.name, clip.stems, clip.frame, clip.stream
+        super().__init__(clip)
+        self._hidden = hidden
 
     def is_labelled(self, index: int) -> bool:
         """Whether the clip has a mask that is not hidden."""
@@ -154,5 +172,5 @@ class UnlabelledClip:
     def labels(self, index: int) -> UInt8[np.ndarray, "H W"]:
         """As the clip. Raises IndexError for a mask that is hidden."""
         if self.stems[index] in self._hidden:
-            raise IndexError(f"frame {self.stems[index]} of {self.name} belongs to an unlabelled stream")
+            raise IndexError(f"the mask of frame {self.stems[index]} of {self.name} is out of reach")
         return self._clip.labels(index)
