@@ -84,6 +84,8 @@ def test_a_guard_is_asked_before_a_stamp_is_changed(tmp_path):
     with pytest.raises(SemivssError, match="no"):
         stage.is_done(again=True)
     assert asked == [["views"]]
+    with pytest.raises(SemivssError, match=r"views: 1 -> 2\); --again will not do: no$"):  # what to take back, and what to fear
+        stage.is_done(again=False)
     assert Stage("label", tmp_path / "pseudo", {"frames": "1", "views": "1"}).is_done(again=False)
 
 

@@ -94,8 +94,12 @@ class Stage:
                 self._tell_other_frames()
                 return False
             case "other" if not again:
-                self.ask(verdict.changed)  # what stands in the way of --again too
-                raise SemivssError(f"{self.folder}: stage {self.name}: {verdict.what}; add --again to redo it, or use another --out")
+                refused = f"{self.folder}: stage {self.name}: {verdict.what}"
+                try:
+                    self.ask(verdict.changed)
+                except SemivssError as error:
+                    raise SemivssError(f"{refused}; --again will not do: {error}") from error
+                raise SemivssError(f"{refused}; add --again to redo it, or use another --out")
         self.ask(verdict.changed)
         if verdict.kind == "other":
             say(f"{self.name}: {'brought up to date' if self.piecewise else 'made anew'}, because: {verdict.what}")
