@@ -72,15 +72,16 @@ def main() -> None:
     subsets = [name for number, name in enumerate(group.subsets) if options.subsets is None or number in options.subsets]
     if options.table or options.plot:
         done = newest(results, options)
-        if options.table:
-            if group.apart:
-                print_apart(done, subsets, group.modes, CONTROL)
-                return
+        if options.table and group.apart:
+            print_apart(done, subsets, group.modes, CONTROL)
+        elif options.table:
             print_table(done, group.modes, (CONTROL, EQUAL_CPU))
             print_contrast(done, group.modes, WITHOUT)
             print_closed(done, group.modes, CONTROL, EVERYTHING)
             print_views(done, group.modes)
             print_videos(done, group.modes, CONTROL)
+        if options.plot and group.apart:
+            parser.error(f"--plot: the subsets of {options.group} are no repetitions, so they have no mean to draw")
         if options.plot:
             plot(done, group.modes, CONTROL, options.plot)
         return

@@ -129,8 +129,6 @@ def test_subsets_that_are_no_repetitions_have_lines_of_their_own(capsys):
     assert len({line.count("|") for line in lines}) == 1
     assert [line.split(" | ")[-1] for line in lines[3:6:2]] == ["+2.0 |", "-0.5 |"]
     assert lines[-1].startswith("| all | online | not run |")
-    assert groups.GROUPS["camvid_fractions"].apart
-    assert not groups.GROUPS["camvid"].apart
 
 
 def test_what_the_contrast_adds_and_how_much_of_the_gap_is_closed(capsys):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import runpy
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,11 @@ def test_the_demo_goes_through_the_whole_method(tmp_path):
     page = (tmp_path / "report/index.html").read_text()
     assert "ensemble" in page
     assert "score again" not in page
+    picture = runpy.run_path(str(ROOT / "docs" / "demo_picture.py"))
+    recipe = load_recipe(tmp_path / "recipe.toml")
+    lines = [*picture["pseudo_lines"](recipe, tmp_path), *picture["test_lines"](recipe, tmp_path)]
+    assert [[image.shape[:2] for _, image in line] for line in lines] == [[(60, 80)] * 4] * 4
+    picture["draw"](lines, tmp_path / "demo.png")
 
 
 @pytest.mark.parametrize(
@@ -89,6 +95,7 @@ def test_the_demo_goes_through_the_whole_method(tmp_path):
         ("model.backbone=timm/resnet999", "no such model; did you mean resnet"),
         ("model.weights=nowhere.pth", "nowhere.pth: cannot read the weight file"),
         ("teacher.model.backbone=timm/resnet999", "no such model"),
+        ("semi.contrast.low_rank=12", "nothing to contrast among 12 classes"),
     ],
 )
 def test_models_are_looked_at_before_the_first_training(tmp_path, wrong, message):

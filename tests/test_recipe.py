@@ -199,7 +199,7 @@ def test_precision_may_be_written_as_a_number(tmp_path):
         ({"semi": {"likelihood": 1.0}, "unlabelled": True}, r"^recipe: semi\.likelihood is for masks.*model\.head mask2former"),
         ({"semi": {"weigh_masks": True}, "unlabelled": True}, r"semi\.weigh_masks is for masks"),
         ({"pseudo": {"weights": [1, 2]}}, "2 numbers for 1 model;"),
-        ({"teacher": {}, "pseudo": {"weights": [1]}}, "1 numbers for 2 models;"),
+        ({"teacher": {}, "pseudo": {"weights": [1]}}, "1 number for 2 models;"),
     ],
 )
 def test_sections_that_do_not_fit_together_are_refused(more, message):

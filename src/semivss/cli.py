@@ -117,6 +117,29 @@ def train(
 
 
 @app.command()
+def retrain(
+    recipe: RecipePath,
+    pseudo_labels: Annotated[
+        list[Path] | None, typer.Option("--pseudo", help="Folder of pseudo labels; repeat it, one an unlabelled source.", metavar="FOLDER")
+    ] = None,
+    start: Annotated[Path | None, typer.Option(help="Model or run folder to start from; the run's own student by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/<recipe name> by default.")] = None,
+    override: Overrides = None,
+    again: Again = False,
+    accept_edited: Annotated[bool, typer.Option("--accept-edited", help="Use pseudo labels that were corrected by hand.")] = False,
+) -> None:
+    """Retrain a recipe's student with pseudo labels of any models. Its section [semi] says how; the model is RUN/retrained/model."""
+    from semivss.pipeline import retrain_stage
+    from semivss.recipe import load_recipe
+    from semivss.verbs import model_folder
+
+    resolved = load_recipe(recipe, override or [])
+    weights = None if start is None else model_folder(start)
+    folder = out or Path("runs") / resolved.name
+    retrain_stage(resolved, folder, pseudo_labels or [], weights, again=again, accept_edited=accept_edited)
+
+
+@app.command()
 def predict(
     words: ModelsAndInputs,
     out: Annotated[Path, typer.Option(help="Folder for label PNGs, entropy maps and overlays.")] = Path("predictions"),
@@ -237,12 +260,12 @@ def score(
     json: Annotated[Path | None, typer.Option(help="Write the scores to this file.")] = None,
     policy: Policy = "strict",
 ) -> None:
-    """mIoU, weighted IoU, VC8 and VC16 of predictions. Needs masks; tells pixel accuracy and each class too."""
+    """mIoU, weighted IoU, VC8 and VC16 of predictions. Needs masks; pixel accuracy and the IoU of each class come along."""
     from semivss.settings import Score
     from semivss.verbs import score_paths
 
     score_paths(
-        predictions, truth, Score(vc_labels=vc_labels), split=split, kind=kind, missing=missing, flow=flow, json=json, policy=policy
+        predictions, truth, Score(vc_labels=vc_labels), split=split, kind=kind, missing=missing, flow=flow, numbers=json, policy=policy
     )
 
 
@@ -356,7 +379,7 @@ def data_import(
     val_share: Annotated[float | None, typer.Option(help="Share of the labelled videos for the split val, such as 0.2.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing description.")] = False,
 ) -> None:
-    """Make a data set of own frames, masks, videos or a CVAT zip. Without code."""
+    """Make a data set of own frames, masks, videos or a CVAT zip, without code."""
     from semivss.data.holdout import Holdout
     from semivss.data.importer import import_any
 

@@ -22,11 +22,12 @@ from semivss.hashes import split_hash
 from semivss.lock import locked
 from semivss.metrics.score import Missing
 from semivss.metrics.scores import Scores
-from semivss.plan import STAGES, Step, plan
+from semivss.plan import STAGES, Step, plan, retraining
 from semivss.progress import say
 from semivss.recipe import Recipe, dump_recipe, evaluation_sets, load_recipe
 from semivss.redo import Redo
 from semivss.stage import Verdict, is_main_process, versions, was_finished
+from semivss.wording import counted
 
 
 def demo_recipe(overrides: Sequence[str] = ()) -> Recipe:
@@ -121,12 +122,15 @@ def check_models(recipe: Recipe, steps: Sequence[Step], label_set: LabelSet | No
     """Build every model that these steps train, without its values, before the first of them takes its time; look for weight files.
 
     Raises:
-        SemivssError: no such backbone, sizes that do not fit, or a weight file that is not there for a training that is still to come.
+        SemivssError: no such backbone, sizes or ranks that do not fit, or a weight file that is not there for a training still to come.
     """
     from semivss.cost.model_cost import build_meta
     from semivss.models.weights.weight_file import demand_weights
+    from semivss.train.contrast import rank_window
 
     if label_set is not None:
+        if recipe.semi is not None and recipe.semi.mode != "supervised" and recipe.semi.contrast.weight:
+            rank_window(recipe.semi.contrast, len(label_set))
         for model in (recipe.model, *([] if recipe.teacher is None else [recipe.teacher.model])):
             build_meta(model, label_set)
     for step in steps:
@@ -231,6 +235,47 @@ def _names(steps: Sequence[Step]) -> list[str]:
 def train_stage(recipe: Recipe, out: Path, *, again: bool = False) -> None:
     """Supervised training into `out`/student (and `out`/teacher), or go on where an earlier call was stopped."""
     run(recipe, out, again=again, until="student")
+
+
+def retrain_stage(
+    recipe: Recipe, out: Path, pseudo: Sequence[Path], weights: Path | None, *, again: bool = False, accept_edited: bool = False
+) -> None:
+    """Retrain the recipe's student into `out`/retrained, or go on where an earlier call was stopped.
+
+    Args:
+        recipe: with a section [semi].
+        out: run folder.
+        pseudo: folders of pseudo labels, one an unlabelled source, whoever made them; mode offline needs them, the others take none.
+        weights: model folder to start from; none: the student of `out`, or random values with semi.start = "scratch".
+        again: redo it if settings or inputs changed.
+        accept_edited: use pseudo labels that were corrected by hand.
+
+    Raises:
+        SemivssError: nothing to start from or to learn from, or as `run` does.
+    """
+    if recipe.semi is None:
+        raise SemivssError(f"{recipe.name}: has no section [semi], which says how to retrain; add it")
+    if pseudo and recipe.semi.mode != "offline":
+        raise SemivssError(
+            f'{recipe.name}: mode {recipe.semi.mode} reads no pseudo labels; leave --pseudo out, or set semi.mode = "offline"'
+        )
+    if len(pseudo) != len(recipe.data.unlabelled) and recipe.semi.mode == "offline":
+        wanted, given = counted(len(recipe.data.unlabelled), "unlabelled source"), counted(len(pseudo), "folder")
+        raise SemivssError(f"{recipe.name}: {wanted}, but {given} of pseudo labels; give --pseudo once for each, in the recipe's order")
+    if weights is not None and recipe.semi.start == "scratch":
+        raise SemivssError(f'{recipe.name}: semi.start = "scratch" takes no model; leave --start out, or set semi.start = "student"')
+    if weights is None and recipe.semi.start == "student":
+        weights = out / layout.supervised(recipe)["student"] / "model"
+        if not weights.exists():
+            raise SemivssError(f'{weights}: no student to retrain; train one there, give --start MODEL, or set semi.start = "scratch"')
+    step = retraining(recipe, out, weights, pseudo, accept_edited)
+    with locked(out) if is_main_process() else contextlib.nullcontext():
+        if is_main_process():
+            check_models(recipe, [step], check_data(recipe, {step.name}), None, again, Redo(out, None, recipe.digest()))
+            clear_leftovers(out)
+        execute(step, out, recipe, again=again)
+    if is_main_process():
+        say(f"model: {step.folder / 'model'}")
 
 
 def score_stage(recipe: Recipe, out: Path) -> None:

@@ -18,10 +18,10 @@ from semivss.digest import path_sha256, weights_hash
 from semivss.errors import SemivssError
 from semivss.hashes import classes_hash, pseudo_hash, split_hash
 from semivss.models.weights.lite0 import LITE0
-from semivss.progress import counted
 from semivss.recipe import FREE, Recipe, Sections, evaluation_sets
 from semivss.settings import Predict, Source, Train
 from semivss.stage import FILES, Stage, flat
+from semivss.wording import counted
 
 STAGES = ("teacher", "student", "pseudo-label", "retrain", "predict", "score", "report")
 
@@ -253,6 +253,12 @@ def _retraining(
     outside = None if weights else _outside(recipe)
     title, absent = f"retrain {folder.name}", flat(defaults(recipe))
     return Step("retrain", title, folder, inputs, make, True, guard, absent, reads=reads, weights=outside)
+
+
+def retraining(recipe: Recipe, out: Path, weights: Path | None, pseudo: Sequence[Path], accept_edited: bool = False) -> Step:
+    """The first retraining of the student alone, from any model and with pseudo labels from any folders."""
+    folder = out / layout.retrained(recipe, 1)["student"]
+    return _retraining(retraining_recipe(recipe), folder, weights, pseudo, accept_edited, Sections(train="semi.train"))
 
 
 def predictions(recipe: Recipe, out: Path) -> list[Step]:

@@ -64,8 +64,3 @@ def say(message: str) -> None:
     from rich.console import Console
 
     Console(stderr=True, soft_wrap=True, highlight=False).print(message, markup=False)
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 video`, `2,000 videos`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -13,6 +13,7 @@ from pydantic_core import to_json
 
 from semivss.errors import RecipeError
 from semivss.settings import Data, Model, Predict, PseudoLabels, Score, Section, Semi, Settings, Source, Teacher, Toy, Train
+from semivss.wording import counted
 
 # Settings that change no weight of the model they train: a run may go on with other ones.
 _WATCHING = {"checkpoint_every", "evaluate_batch", "log_every", "panel_frames", "sharding"}
@@ -51,7 +52,9 @@ class Recipe(Settings):
     def _sections_fit(self) -> "Recipe":
         models = 1 if self.teacher is None else 2
         if self.pseudo.weights and len(self.pseudo.weights) != models:
-            raise ValueError(f"pseudo.weights has {len(self.pseudo.weights)} numbers for {models} model{'s' * (models > 1)}; give one each")
+            raise ValueError(
+                f"pseudo.weights has {counted(len(self.pseudo.weights), 'number')} for {counted(models, 'model')}; give one each"
+            )
         if self.pseudo.weights and not any(self.pseudo.weights):
             raise ValueError("pseudo.weights are all 0; at least one model must count")
         if self.semi is None or self.semi.mode == "supervised":

@@ -18,6 +18,7 @@ from semivss.cost.recipe_cost import (
 )
 from semivss.recipe import Recipe, dump_recipe
 from semivss.settings import Views
+from semivss.wording import counted
 
 
 def describe(recipe: Recipe) -> str:
@@ -51,7 +52,7 @@ def describe_cost(recipe: Recipe, machine: Machine) -> str:
     """The text of `semivss show --cost`. Raises RecipeError for a batch that the processes cannot share."""
     trainings, labellings = recipe_costs(recipe, machine)
     labels, recipes = expected_classes(recipe.data.train[0]), dict(training_recipes(recipe))
-    on = f"{machine.processes} {machine.device.upper()}{'s' * (machine.processes > 1)}{_speed(machine)}"
+    on = f"{counted(machine.processes, machine.device.upper())}{_speed(machine)}"
     lines = [
         f"# Cost on {on}, counted from shapes; a multiplication and an addition are 2 operations.",
         "# Memory is of live tensors: an allocator and the kernels' work space come on top. Attention is counted with all its weights:",
@@ -94,7 +95,7 @@ def _training_lines(cost: TrainingCost, other: int, machine: Machine) -> Iterato
     backbone, head = (cost.parameters[part] / 1e6 for part in ("backbone", "head"))
     yield f"# {cost.name}"
     yield f"#   parameters      {backbone + head:,.1f} M: {backbone:,.1f} backbone, {head:,.1f} head"
-    crops = f"{cost.crops} crop{'s' * (cost.crops > 1)} of {_size(cost.size)} at a time"
+    crops = f"{counted(cost.crops, 'crop')} of {_size(cost.size)} at a time"
     shares = ", ".join(f"{_flop(flops)} {name}" for name, flops in cost.step.flops.items())
     yield f"#   a pass          {_flop(cost.step.total_flops)} for {crops}: {shares}"
     memory = ", ".join(f"{_bytes(size)} {name}" for name, size in cost.memory.items())
@@ -108,7 +109,7 @@ def _training_lines(cost: TrainingCost, other: int, machine: Machine) -> Iterato
 
 
 def _labelling_lines(cost: LabellingCost, machine: Machine) -> Iterator[str]:
-    models = f"{cost.models} model{'s' * (cost.models > 1)}"
+    models = f"{counted(cost.models, 'model')}"
     yield f"# {cost.name}"
     yield (
         f"#   a frame         {_size(machine.frame)}: {cost.views} views, {cost.windows} windows, {models}: "

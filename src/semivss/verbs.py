@@ -143,7 +143,7 @@ def score_paths(
     kind: str,
     missing: Missing,
     flow: Path | None = None,
-    json: Path | None,
+    numbers: Path | None,
     policy: Policy = "strict",
 ) -> None:
     """Score a folder of predictions against a data set and print the table; with a folder of optical flow also TC."""
@@ -159,8 +159,8 @@ def score_paths(
         along = score_flow(predictions, dataset, flow)
         print(f"TC {percent(along.tc)} over {along.pairs} pairs of frames")
         record |= {"tc": along.tc, "tc_pairs": along.pairs}
-    if json is not None:
-        atomic_json(json, record)
+    if numbers is not None:
+        atomic_json(numbers, record)
 
 
 def submit_paths(predictions: Path, frames: Path, out: Path, *, split: str) -> None:

@@ -1,5 +1,6 @@
 """What the tests run in processes of their own: started by a fork server that has imported everything heavy already."""
 
+import json
 import multiprocessing
 import os
 import resource
@@ -108,6 +109,17 @@ def run_rank(
     torch.save(
         weights | kept | {"skipped": runs[0].counters.skipped, "counts": [one.counts.tolist() for one in counts]}, out / f"rank{rank}.pt"
     )
+
+
+def run_anywhere(rank: int, world: int, port: int, out: Path) -> None:
+    """What each process says of three classes' part in L_c; leaves what it was told in `out`/<rank>.json."""
+    _alone()
+    from semivss.train.contrast import anywhere
+
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    reasons = [["", "no anchor", "no positive"], ["no anchor", "", "no positive"]][rank]
+    (out / f"{rank}.json").write_text(json.dumps(anywhere(reasons, torch.device("cpu"))))
+    torch.distributed.destroy_process_group()
 
 
 def train_ddp(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from children import run_cli, start, wait
 from PIL import Image
+from same import assert_same
 from semi_world import semi_recipe
 
 from semivss.data.pseudo import open_pseudo
@@ -18,7 +19,7 @@ from semivss.digest import weights_hash
 from semivss.errors import SemivssError
 from semivss.lock import locked
 from semivss.models.segmenter import Segmenter
-from semivss.pipeline import run
+from semivss.pipeline import retrain_stage, run
 from semivss.recipe import dump_recipe
 from semivss.settings import Mask2FormerHead, Teacher
 
@@ -64,6 +65,37 @@ def test_corrected_pseudo_labels_need_consent_and_are_used(labelled_run, tmp_pat
     run(recipe, out, again=True, accept_edited=True)
     assert (out / "retrained" / "model" / "model.safetensors").read_bytes() != before
     assert "edited_pseudo_labels" in (out / "scores.json").read_text()
+
+
+def test_labels_and_weights_of_other_folders_retrain_as_those_of_the_run(labelled_run, tmp_path, capsys):
+    recipe, out = semi_recipe(labelled_run / "tiny_world"), copied_run(labelled_run, tmp_path)
+    run(recipe, out, until="retrain")
+    pseudo = Path(shutil.copytree(labelled_run / "run" / "pseudo", tmp_path / "labels"))
+    student = Path(shutil.copytree(labelled_run / "run" / "student" / "model", tmp_path / "student"))
+    other = tmp_path / "other"
+    retrain_stage(recipe, other, [pseudo], student)
+    assert_same(out / "retrained", other / "retrained")
+    retrain_stage(recipe, other, [pseudo], student)
+    assert "done before" in capsys.readouterr().err
+    correct(pseudo / "a" / "00000000.png")
+    with pytest.raises(SemivssError, match=r"a/00000000.png: edited by hand.*--accept-edited"):
+        retrain_stage(recipe, other, [pseudo], student, again=True)
+
+
+def test_a_retraining_that_cannot_begin_says_what_it_lacks(labelled_run, tmp_path):
+    world = labelled_run / "tiny_world"
+    recipe, pseudo, student = semi_recipe(world), labelled_run / "run" / "pseudo", labelled_run / "run" / "student" / "model"
+    for settings, labels, weights, message in (
+        (recipe, [], student, "1 unlabelled source, but 0 folders of pseudo labels; give --pseudo once for each"),
+        (recipe, [pseudo], None, "no student to retrain; train one there, give --start MODEL"),
+        (semi_recipe(world, mode="online"), [pseudo], student, "mode online reads no pseudo labels; leave --pseudo out"),
+        (semi_recipe(world, start="scratch"), [pseudo], student, "takes no model; leave --start out"),
+        (recipe.model_copy(update={"semi": None}), [pseudo], student, r"has no section \[semi\]"),
+        (recipe, [tmp_path], student, "no finished pseudo labels there"),
+    ):
+        with pytest.raises(SemivssError, match=message):
+            retrain_stage(settings, tmp_path / "out", labels, weights)
+    assert not (tmp_path / "out" / "retrained" / "model").exists()
 
 
 def test_another_alpha_relabels_nothing_and_takes_effect(labelled_run, tmp_path):

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from children import equal, train_ddp
+from children import equal, free_port, run_anywhere, start, train_ddp, wait
 from lightning_fabric import Fabric
+from PIL import Image
 from same import assert_same
 from semi_world import STEPS, semi_recipe
 
@@ -207,6 +208,35 @@ def test_interrupted_anywhere_it_ends_bitwise_equal(labelled_run, tmp_path, mode
     kept = torch.load(whole / "last.ckpt", weights_only=True)["method"]
     assert kept["bank"]["rows"].any()
     assert kept["prototypes"]["rows"].any()
+
+
+def test_classes_that_the_contrastive_loss_passes_by_are_told(labelled_run, tmp_path, capsys):
+    retrain(labelled_run, tmp_path / "out", contrast={"confidence": 1.0})
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("contrastive loss:")]
+    assert told
+    assert all("nothing for 2 batches from" in line for line in told)  # a quarter of the steps
+    assert all(any(name in line for line in told) for name in ("red (0)", "green (1)", "blue (2)"))
+    assert any("no anchor, mostly" in line for line in told)
+
+
+def test_a_class_that_takes_part_on_any_process_is_not_passed_by(tmp_path):
+    port = free_port()
+    ranks = [start(run_anywhere, rank, 2, port, tmp_path) for rank in range(2)]
+    assert [wait(one) for one in ranks] == [0, 0]
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [["", "", "no positive"]] * 2
+
+
+def test_corrected_labels_alone_may_be_learnt(labelled_run, tmp_path):
+    pseudo = Path(shutil.copytree(labelled_run / "run" / "pseudo", tmp_path / "pseudo"))
+    for path in sorted(pseudo.glob("a/*.png")):
+        mask = Image.open(path)
+        mask.putpixel((0, 0), (mask.getpixel((0, 0)) + 1) % 3)
+        mask.save(path)
+    threshold = {"alpha": 100, "schedule": "constant"}
+    recipe = retraining_recipe(semi_recipe(labelled_run / "tiny_world", threshold=threshold))
+    given = Given(labelled_run / "run" / "student" / "model", [open_pseudo(pseudo, accept_edited=True)])
+    train(recipe, tmp_path / "out", given=given)
+    assert (tmp_path / "out" / "model").is_dir()
 
 
 def test_an_interruption_does_not_forget_what_was_in_vain(labelled_run, tmp_path):

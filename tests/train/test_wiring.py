@@ -1,5 +1,6 @@
 """What the parts of a step of retraining are handed: the right crops, views, labels and thresholds."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -167,6 +168,23 @@ def test_padding_is_neither_labelled_nor_learnt(world, tmp_path, seen):
         assert 0 < float(asked.inside.float().mean()) < 0.6
         assert (targets.labels[~asked.inside] == IGNORE).all()
         assert (targets.labels[asked.inside] != IGNORE).all()
+
+
+def test_padding_that_is_pasted_into_another_crop_is_not_learnt_there(world, tmp_path, seen, monkeypatch):
+    original, inside = semi.mix, []
+
+    def spy(batch, kind, generator):
+        before = generator.get_state()
+        inside.append(original(replace(batch, labels=batch.inside.byte()), kind, generator).labels.bool())
+        generator.set_state(before)
+        return original(batch, kind, generator)
+
+    monkeypatch.setattr(semi, "mix", spy)
+    strong = {"mix": "cutmix", "mix_chance": 1.0}
+    train(recipe(world, {"scale": [0.3, 1.0]}, strong=strong), tmp_path / "out", given=Given(None, None))
+    assert any(not mixed.equal(asked.inside) for mixed, asked in zip(inside, seen.asked, strict=True))
+    for mixed, targets in zip(inside, seen.targets, strict=True):
+        assert (targets.labels != IGNORE).equal(mixed)
 
 
 def test_teachers_label_the_weak_view_with_their_mean():

@@ -24,6 +24,7 @@ from semivss.data.video_clip import VideoClip
 from semivss.errors import DefectError
 from semivss.progress import say, track
 from semivss.settings import Source
+from semivss.wording import counted
 
 _SAMPLES = 6  # frames in the preview
 _MUCH_IGNORED = 0.5  # share of the labelled frames' pixels from which a warning is due
@@ -54,7 +55,7 @@ def run_check(path: Path, *, split: str | None = None, kind: str = "auto", polic
     if not defects:
         return 0
     say(
-        f"semivss: {path}: {defects} defects"
+        f"semivss: {path}: {counted(defects, 'defect')}"
         + (
             "; mend them, or go on without: train and run with -o data.policy=skip, predict and score with --policy skip"
             if policy == "strict"

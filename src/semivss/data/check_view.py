@@ -10,7 +10,7 @@ from rich.text import Text
 from semivss.atomic import atomic_file
 from semivss.data.check_result import TILE, CheckResult, Sample, SplitResult
 from semivss.data.labels import IGNORE
-from semivss.progress import counted
+from semivss.wording import counted
 
 _GAP, _LINE = 8, 18
 _BACK, _TEXT = (24, 24, 28), (235, 235, 235)

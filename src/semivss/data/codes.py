@@ -62,6 +62,11 @@ def class_thresholds(counts: Int64[np.ndarray, "C 4096"], alpha: float, per_clas
     return np.full(len(counts), percentile_code(counts.sum(0), alpha), np.int64)
 
 
+def cuts_of(thresholds: Int64[np.ndarray, "C"]) -> tuple[int, ...]:
+    """The different thresholds, ascending, of classes that have one below `ABOVE`; empty: every pixel is reliable."""
+    return tuple(sorted({int(code) for code in thresholds if code < ABOVE}))
+
+
 def reliable(
     labels: UInt8[np.ndarray, "H W"], codes: UInt16[np.ndarray, "H W"], thresholds: Int64[np.ndarray, "C"]
 ) -> Bool[np.ndarray, "H W"]:

@@ -22,7 +22,7 @@ _PNG = (".png",)
 LEFT_OUT = {  # kind -> what it is and the remedy
     "missing_frame": (
         "the mask has no frame",
-        "add the frame, or rename or remove the mask; a video's frames are called 00000000, 00000001, ...",
+        "add the frame, or rename or remove the mask (one of a video file has the frame's number for a name: 00000000.png is the first)",
     ),
     "empty_video": ("the folder holds no frames", "add .jpg or .png frames, or remove the folder"),
 }

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from semivss.data.clips import Clip, VideoDataset
 from semivss.data.description import Description
 from semivss.errors import DataError
-from semivss.progress import counted, say
+from semivss.progress import say
+from semivss.wording import counted
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from semivss.data.understand import understand_masks
 from semivss.data.unused import unused_files
 from semivss.data.video import SUFFIXES, VideoFile
 from semivss.errors import DataError
-from semivss.progress import counted, say, track
+from semivss.progress import say, track
+from semivss.wording import counted
 
 NO_HOLDOUT = Holdout()
 

@@ -12,6 +12,7 @@ import yaml
 from jaxtyping import Bool, UInt8
 
 from semivss.errors import DataError, DefectError
+from semivss.wording import counted
 
 IGNORE = 255
 _NO_ID = 254  # label sets end at 254 classes, so no id has this value
@@ -79,7 +80,7 @@ def _stray(
     counts = np.bincount(raw.ravel(), minlength=256) * ~known
     value = int(counts.argmax())
     others = int((counts > 0).sum()) - 1
-    more = f" and {others} other value{'s' * (others > 1)}" if others else ""
+    more = f" and {counted(others, 'other value')}" if others else ""
     remedy = "correct the mask or its class list"
     error = StrayValuesError(path, "unknown_id", f"mask value {value} ({counts[value]} pixels){more} stands for no class", remedy, "ignore")
     error.labels = labels

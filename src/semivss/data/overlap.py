@@ -7,8 +7,8 @@ from semivss.data.description import FILE_NAME
 from semivss.data.policy import Policy
 from semivss.data.source import open_source, without_masks
 from semivss.errors import DataError
-from semivss.progress import counted
 from semivss.settings import Source
+from semivss.wording import counted
 
 
 def seen_in_training(train: Sequence[Source], scored: Source, dataset: VideoDataset, policy: Policy = "strict") -> list[str]:

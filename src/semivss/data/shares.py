@@ -10,6 +10,7 @@ from semivss.data.labels import IGNORE
 from semivss.data.policy import Policy, read_labels
 from semivss.errors import DataError
 from semivss.progress import track
+from semivss.wording import counted
 
 SPREAD = 64  # distance of the frames that are looked at first
 NAMED = 5  # classes that an error names
@@ -76,4 +77,4 @@ def _nothing(datasets: Sequence[VideoDataset], masks: int) -> DataError:
     names = ", ".join(dataset.name for dataset in datasets)
     if not masks:
         return DataError(f"{names}: no labelled frame; give it masks (semivss data import --masks), or correct the list of labelled frames")
-    return DataError(f"{names}: no labelled pixel in {masks} masks; correct the masks, the remap or the list of labelled frames")
+    return DataError(f"{names}: no labelled pixel in {counted(masks, 'mask')}; correct the masks, the remap or the list of labelled frames")

@@ -14,8 +14,8 @@ from semivss.data.labels import LabelSet
 from semivss.errors import DataError, SemivssError
 from semivss.infer.views import View, Window
 from semivss.posterior import class_distribution
-from semivss.progress import counted
 from semivss.tensors import MaskLogits, PixelLogits
+from semivss.wording import counted
 
 Frame = UInt8[np.ndarray, "_ _ 3"]  # H, W; they may change from frame to frame
 

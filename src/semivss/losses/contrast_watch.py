@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-SHOWN = 8  # class names a line
 MEANINGS = {
     "no positive": "no reliable pixel of them in any batch",
     "no anchor": "no pixel of them whose class the teacher gives the probability that an anchor needs",
@@ -14,7 +13,7 @@ MEANINGS = {
 
 
 class ContrastWatch:
-    """Counts the batches in which each class took no part, and says so once they reach `patience`. Judges by the batches of one process."""
+    """Counts the batches in which each class took no part, and says so once they reach `patience`."""
 
     def __init__(self, names: Sequence[str], patience: int = 500) -> None:
         """
@@ -50,6 +49,5 @@ class ContrastWatch:
         self._reasons = [Counter(idle) for idle in state["reasons"]]
 
     def _line(self, reason: str, numbers: list[int]) -> str:
-        shown = ", ".join(f"{self._names[number]} ({number})" for number in numbers[:SHOWN])
-        more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
-        return f"contrastive loss: nothing for {self._patience} batches from {shown}{more}: {reason}, mostly ({MEANINGS[reason]})"
+        shown = ", ".join(f"{self._names[number]} ({number})" for number in numbers)
+        return f"contrastive loss: nothing for {self._patience} batches from {shown}: {reason}, mostly ({MEANINGS[reason]})"

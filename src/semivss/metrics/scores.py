@@ -9,7 +9,7 @@ from jaxtyping import Int64
 
 from semivss.errors import DataError
 from semivss.metrics.confusion import ClassScores
-from semivss.progress import counted
+from semivss.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,7 +17,7 @@ from semivss.atomic import atomic_set, newest
 from semivss.data.labels import LabelSet
 from semivss.digest import file_sha256
 from semivss.errors import DataError, WeightsError
-from semivss.models.segmenter import Segmenter, fill
+from semivss.models.segmenter import Segmenter, fill_or_take
 from semivss.models.weights.weight_file import CONFIG, WeightFile, read_config
 from semivss.settings import Model
 
@@ -201,7 +201,7 @@ def _fill(segmenter: Segmenter, state: dict[str, Tensor], path: Path) -> None:
     expected = segmenter.state_dict()
     if wrong := sorted(key for key in expected.keys() | state.keys() if _shape(expected, key) != _shape(state, key)):
         raise WeightsError(f"{path}: {len(wrong)} tensors do not fit the model in {CONFIG}, the first is {wrong[0]}; {_REMEDY}")
-    fill(segmenter, state)
+    fill_or_take(segmenter, state)
 
 
 def _shape(state: dict[str, Tensor], key: str) -> tuple[int, ...] | None:

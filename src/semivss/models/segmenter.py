@@ -77,8 +77,11 @@ class Segmenter(nn.Module):
         return load_segmenter(cls, Path(folder))
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy values into `module`, which may have more tensors. One on the meta device takes the tensors: nothing is there twice."""
+def fill_or_take(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy values into `module`; one that has none, on the meta device, takes the tensors themselves: nothing is in memory twice.
+
+    Tensors of the module that `state` does not name stay as they are.
+    """
     present = module.state_dict()
     if not any(present[name].is_meta for name in state):
         module.load_state_dict(state, strict=False)

@@ -45,6 +45,11 @@ class Comparison:
     picture: str | None
 
     @property
+    def names_contrast(self) -> bool:
+        """Whether a row speaks of L_c."""
+        return any("L_c" in row.title for row in self.rows)
+
+    @property
     def starts(self) -> tuple[int, ...]:
         """Places of the columns with which a set begins."""
         return tuple(sum(width for _, width in self.groups[:k]) for k in range(len(self.groups)))

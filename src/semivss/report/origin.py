@@ -10,6 +10,7 @@ from semivss.digest import file_sha256, weights_hash
 from semivss.errors import DataError
 from semivss.layout import final_models, plain_name, pseudo_folders, rounds, trained
 from semivss.recipe import Recipe
+from semivss.wording import counted
 
 _MOST_NAMES = 8  # of frames corrected by hand
 
@@ -54,7 +55,7 @@ def _stale(recorded: Any, now: str) -> str:
 
 def _names(edited: Sequence[str]) -> str:
     more = f" and {len(edited) - _MOST_NAMES} more" if len(edited) > _MOST_NAMES else ""
-    return f"{len(edited)} pseudo-labelled frame{'s' * (len(edited) > 1)}: {', '.join(map(str, edited[:_MOST_NAMES]))}{more}"
+    return f"{counted(len(edited), 'pseudo-labelled frame')}: {', '.join(map(str, edited[:_MOST_NAMES]))}{more}"
 
 
 def defects(run: Path, recipe: Recipe, sets: Sequence[str]) -> Iterator[tuple[str, str, int, str]]:

@@ -93,7 +93,7 @@ def _draw(axes: "Axes", title: str, group: Mapping[str, _Points]) -> None:
         )
     axes.set_title(title)
     axes.set_xlabel("step")
-    axes.set_ylim(bottom=0, top=105 if title.startswith("Reliable") else None)
+    axes.set_ylim(bottom=0, top=105 if "reliable" in group else None)
     axes.grid(axis="y", color="#e2e8f0", linewidth=0.7)
     if len(group) > 1:
         axes.legend(fontsize=8)

@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 
 from semivss.atomic import atomic_json
 from semivss.data.clips import Clip, VideoDataset
-from semivss.data.codes import HIGHEST, entropy_of_code, relative_entropy, reliable
+from semivss.data.codes import ABOVE, entropy_of_code, relative_entropy, reliable
 from semivss.data.policy import DefectCounter, Policy, read_labels
 from semivss.data.pseudo import PseudoFolder, check_classes
 from semivss.errors import DataError
@@ -29,7 +29,7 @@ class Inspection:
     """All numbers about a folder of pseudo labels. Shares and accuracies are fractions, None where nothing was there to divide by."""
 
     alpha: float  # percent of the pixels that are unreliable
-    gamma: tuple[float, ...]  # threshold of each class in nats; all the same unless per class
+    gamma: tuple[float | None, ...]  # threshold of each class in nats; all the same unless per class; none: all its pixels are reliable
     overall: dict[str, float | None]  # kept, accuracy, accuracy_rest, accuracy_all, accuracy_at_80, auroc
     classes: dict[str, dict[str, float | None]]  # share of all pixels, kept, accuracy, accuracy_rest
     videos: dict[str, dict[str, float | None]]  # kept, accuracy, accuracy_rest
@@ -190,8 +190,8 @@ def _table_row(folder: PseudoFolder, total: Reliability, alpha: float, per_class
     return {"alpha": alpha, "gamma": gamma, **asdict(total.kept(thresholds))}
 
 
-def _nats(folder: PseudoFolder, code: int) -> float:
-    return float(entropy_of_code(min(code, HIGHEST), len(folder.label_set)))
+def _nats(folder: PseudoFolder, code: int) -> float | None:
+    return float(entropy_of_code(code, len(folder.label_set))) if code < ABOVE else None
 
 
 def _total(folder: PseudoFolder, videos: dict[str, Reliability]) -> Reliability:

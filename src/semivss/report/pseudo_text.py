@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from semivss.progress import counted
 from semivss.report.pseudo import Inspection
+from semivss.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,10 +38,9 @@ def _table(first: str, rows: Iterable[tuple[str, Mapping[str, float | None]]]) -
 
 
 def _notes(found: Inspection) -> Iterator[str]:
-    seen = {cut for cut, row in zip(found.gamma, found.classes.values(), strict=True) if row["share"]}
-    cuts = sorted(seen or set(found.gamma))
-    cut = f"{cuts[0]:.4f}" if len(cuts) == 1 else f"{cuts[0]:.4f} to {cuts[-1]:.4f}"
-    yield f"{counted(found.frames, 'frame')}, {found.frames_with_truth} with a mask; alpha {found.alpha:g} % cuts at {cut} nats."
+    cuts = sorted({cut for cut in found.gamma if cut is not None})
+    cut = f"cuts at {' to '.join(f'{cut:.4f}' for cut in (*cuts[:1], *cuts[1:][-1:]))} nats" if cuts else "keeps every pixel"
+    yield f"{counted(found.frames, 'frame')}, {found.frames_with_truth} with a mask; alpha {found.alpha:g} % {cut}."
     if not found.overall["kept"]:
         yield "no pixel is reliable at this alpha: the models are equally unsure everywhere, or alpha is too large."
     if found.overall["accuracy_all"] is not None:

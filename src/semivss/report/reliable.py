@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt16
 
 from semivss.data.clips import Clip
-from semivss.data.codes import ABOVE, BIN_WIDTH, HIGHEST, code_of_entropy, entropy_of_code, relative_entropy, reliable
+from semivss.data.codes import BIN_WIDTH, code_of_entropy, cuts_of, entropy_of_code, relative_entropy, reliable
 from semivss.data.labels import IGNORE
 from semivss.data.overlap import without_learned
 from semivss.data.palette import colorize
@@ -153,10 +153,9 @@ def thresholds(folders: Sequence[PseudoFolder], threshold: Threshold) -> Int64[n
 
 
 def _cut_text(threshold: Threshold, cuts: Int64[np.ndarray, "C"]) -> str:
-    shown = [int(code) for code in cuts if code < ABOVE] or [HIGHEST]  # a class that was never predicted has no threshold
-    lowest, highest = (float(entropy_of_code(code, len(cuts))) for code in (min(shown), max(shown)))
-    nats = f"{lowest:.3f}" if lowest == highest else f"{lowest:.3f} to {highest:.3f}"
-    where = f"from {nats} nats on a pixel is unreliable"
+    shown = [float(entropy_of_code(code, len(cuts))) for code in cuts_of(cuts)]
+    nats = " to ".join(f"{cut:.3f}" for cut in (*shown[:1], *shown[1:][-1:]))
+    where = f"from {nats} nats on a pixel is unreliable" if shown else "every pixel is reliable"
     if threshold.kind == "absolute":
         return f"Threshold: the entropy set in the recipe, {where}."
     start = " at the start of training" if threshold.schedule == "linear" else ""

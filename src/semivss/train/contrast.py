@@ -1,9 +1,10 @@
 """The student's representation and a teacher's view of the same crops in, L_c out: what has to be kept from step to step for it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
@@ -33,6 +34,17 @@ def build_representation(segmenter: Segmenter, semi: Semi) -> RepresentationHead
     return RepresentationHead(width, semi.contrast.channels, stride=semi.contrast.stride)
 
 
+def rank_window(settings: Settings, classes: int) -> RankWindow:
+    """The ranks of negatives for so many classes. Raises RecipeError for ranks that leave nothing to contrast."""
+    try:
+        return RankWindow.scaled(classes, settings.low_rank, settings.high_rank)
+    except ValueError as error:
+        raise RecipeError(
+            f"semi.contrast: nothing to contrast among {classes} classes ({error}); leave out low_rank and high_rank, "
+            "or with a single class set semi.contrast.weight = 0"
+        ) from error
+
+
 class Contrast:
     """Bank, prototypes and the teacher's last view. Not a module: a copy of the student must not copy the bank."""
 
@@ -48,13 +60,7 @@ class Contrast:
         """
         classes = len(label_set)
         self._settings, self._rule, self._loud = settings, rule, loud
-        try:
-            self._window = RankWindow.scaled(classes, settings.low_rank, settings.high_rank)
-        except ValueError as error:
-            raise RecipeError(
-                f"semi.contrast: nothing to contrast among {classes} classes ({error}); leave out low_rank and high_rank, "
-                "or with a single class set semi.contrast.weight = 0"
-            ) from error
+        self._window = rank_window(settings, classes)
         kind = torch.bfloat16 if settings.bank_precision == "bf16" else torch.float32
         self._bank = MemoryBank(classes, settings.channels, settings.bank, most=settings.keys, dtype=kind, device=device)
         self._prototypes = MomentumPrototypes(classes, settings.channels, device=device) if settings.prototypes else None
@@ -118,7 +124,7 @@ class Contrast:
             generator=generator,
             prototypes=self._prototypes,
         )
-        for line in self._watch.update(result.reasons()):
+        for line in self._watch.update(anywhere(result.reasons(), z.device)):
             if self._loud:
                 say(line)
         return settings.weight * result.loss
@@ -141,6 +147,14 @@ class Contrast:
         self._watch.load_state_dict(state["watch"])
         if self._prototypes is not None:
             self._prototypes.load_state_dict(state["prototypes"])
+
+
+def anywhere(reasons: Sequence[str], device: torch.device) -> list[str]:
+    """This process' reasons, empty for a class that took part on any process. All must call it."""
+    took_part = torch.tensor([not reason for reason in reasons], dtype=torch.float32, device=device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(took_part, dist.ReduceOp.MAX)
+    return ["" if took else reason for took, reason in zip(took_part.tolist(), reasons, strict=True)]
 
 
 def nearest_maps(p: Float[Tensor, "N C h w"], size: tuple[int, int]) -> Float[Tensor, "N C h2 w2"]:

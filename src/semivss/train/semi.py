@@ -35,7 +35,7 @@ from semivss.train.mixing import mix
 from semivss.train.objective import SemiObjective
 from semivss.train.previous import PreviousTeachers
 from semivss.train.targets import Targets
-from semivss.train.threshold import alpha_at, cut, labels_of_models, surest
+from semivss.train.threshold import alpha_at, cut, surest
 
 IN_VAIN = 100  # batches in a row without a reliable pixel until retraining stops
 PATIENCE = 500  # steps, or a quarter of a shorter training, that a class may have no part in L_c until that is said
@@ -130,8 +130,7 @@ class SemiSupervised:
         targets = Targets(batch.strong, batch.labels, batch.doubt, gamma, low)
         known, reliable = batch.labels != IGNORE, targets.split.labels != IGNORE
         self._notes = {"reliable": int(reliable.sum()) / max(int(known.sum()), 1), "alpha": alpha}
-        guessed = labels_of_models(batch.labels, batch.doubt, self._stored) != IGNORE
-        counts = torch.stack([guessed.sum(), (reliable & guessed).sum()])
+        counts = torch.stack([known.sum(), reliable.sum()])
         if self._fabric.world_size > 1:  # all processes judge alike, and stop together
             counts = self._fabric.all_reduce(counts, reduce_op="sum")
         self._in_vain = self._in_vain + 1 if counts[0] and not counts[1] else 0

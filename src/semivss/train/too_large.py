@@ -5,6 +5,7 @@ from lightning_fabric import Fabric
 from semivss.errors import SemivssError
 from semivss.out_of_memory import not_fitting
 from semivss.recipe import Recipe, Sections
+from semivss.wording import counted
 
 
 def too_large_model(recipe: Recipe, sections: Sections, fabric: Fabric, step: int | None) -> SemivssError:
@@ -39,7 +40,7 @@ def too_large_frames(recipe: Recipe, sections: Sections, fabric: Fabric, step: i
     resized = next((key for key in ("short_side", "base") if getattr(recipe.data.augment, key) is not None), None)
     remedies += [f"lower data.augment.{resized}" if resized else "set data.augment.short_side below that of the frames"]
     remedies += ["leave data.val out"]
-    what = f"{count} whole frame{'s' * (count > 1)} at a time, in the evaluation after step {step}"
+    what = f"{counted(count, 'whole frame')} at a time, in the evaluation after step {step}"
     return not_fitting(recipe.name, what, remedies, fabric.device)
 
 

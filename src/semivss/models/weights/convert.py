@@ -103,10 +103,10 @@ def _target(found: Recognised, source: LabelSet | None, wanted: LabelSet | None)
 
 
 def _unfilled(settings: Model, target: LabelSet, start: Start) -> Segmenter:
-    """The model before the weights come: with values only where they do not fill all of it."""
+    """The model before the weights come: without values if they fill all of it."""
     with torch.random.fork_rng(devices=[]):
-        empty = Segmenter(*empty_parts(settings, len(target)), target, settings)
         if start.plan is not None and not start.plan.fresh():
+            empty = Segmenter(*empty_parts(settings, len(target)), target, settings)
             report, _ = matched(empty, start, str(start.found.path))
             if not report.missing and not report.mismatched:
                 return empty

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from semivss.data.labels import LabelSet
 from semivss.errors import WeightsError
 from semivss.models.positions import Grid
-from semivss.models.segmenter import Segmenter, fill
+from semivss.models.segmenter import Segmenter, fill_or_take
 from semivss.models.weights.classes import BIAS, WEIGHT, ClassPlan, adapt_classifier, named_set, plan_classes
 from semivss.models.weights.fit import Fit, fit_by_likeness, fit_by_name
 from semivss.models.weights.lite0 import LITE0, LITE0_BACKBONE, LITE0_INSTALL, lite0_file
@@ -129,7 +129,7 @@ def load_start(module: nn.Module, start: Start, source: str, *, quiet: bool = Fa
     report, tensors = matched(module, start, source)
     _demand_complete(start, not_filled(report, "" if isinstance(module, Segmenter) else "backbone."))
     demand_finite(start.found.path, tensors)
-    fill(module, tensors)
+    fill_or_take(module, tensors)
     if not quiet:
         say(report.line())
     return report

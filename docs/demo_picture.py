@@ -1,6 +1,6 @@
 """The picture on the README, from the run of `make demo`: pseudo labels of unlabelled frames, and test frames before and after retraining.
 
-    python benchmarks/pictures/demo.py runs/demo docs/images/demo.png
+    python docs/demo_picture.py runs/demo docs/images/demo.png
 
 Nobody chooses the frames: the middle ones of the first and the last clip of either set. Masks of the unlabelled clips are shown beside
 their pseudo labels; training never opened them.
@@ -17,11 +17,12 @@ from semivss.data.clips import Clip, VideoDataset
 from semivss.data.codes import relative_entropy, reliable
 from semivss.data.images import read_mask
 from semivss.data.palette import colorize
-from semivss.data.pseudo import PseudoFolder, open_pseudo
+from semivss.data.pseudo import open_pseudo
 from semivss.data.source import open_source
+from semivss.layout import final_name, plain_name, pseudo_folders, supervised
 from semivss.recipe import Recipe, load_recipe
+from semivss.report.pseudo_pictures import faded
 
-FADED = 0.25  # brightness left to unreliable pixels
 Line = list[tuple[str, np.ndarray]]  # titles and pictures
 
 
@@ -32,33 +33,40 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     recipe = load_recipe(options.run / "recipe.toml")
+    if not pseudo_folders(recipe, 1):
+        parser.error(f"{options.run}: no run with stored pseudo labels; give that of make demo")
     draw([*pseudo_lines(recipe, options.run), *test_lines(recipe, options.run)], options.out)
 
 
 def pseudo_lines(recipe: Recipe, run: Path) -> Iterator[Line]:
     """Unlabelled frames, their pseudo labels, entropies and masks."""
     assert recipe.semi is not None
-    folder, threshold = open_pseudo(run / "pseudo"), recipe.semi.threshold
-    codes = folder.thresholds(threshold.alpha, threshold.per_class)
+    folder, threshold = open_pseudo(run / pseudo_folders(recipe, 1)[0]), recipe.semi.threshold
+    thresholds = folder.thresholds(threshold.alpha, threshold.per_class)
     for clip, index in middles(open_source(recipe.data.unlabelled[0], "strict")):
+        labels, codes = (read(clip.name, clip.stems[index]) for read in (folder.labels, folder.codes))
         yield [
             ("unlabelled frame", clip.frame(index)),
-            ("pseudo label (dark: unreliable)", faded(folder, clip.name, clip.stems[index], codes)),
-            ("entropy (bright: unsure)", relative_entropy(folder.codes(clip.name, clip.stems[index]))),
+            (
+                "pseudo label (dark: unreliable)",
+                faded(colorize(labels, folder.label_set.colors), reliable(labels, codes, thresholds)),
+            ),
+            ("entropy (bright: unsure)", relative_entropy(codes)),
             ("its mask, which no training opens", colorize(clip.labels(index), folder.label_set.colors)),
         ]
 
 
 def test_lines(recipe: Recipe, run: Path) -> Iterator[Line]:
-    """Test frames, predictions of the student before retraining and of the ensemble at the end, masks."""
+    """Test frames, predictions of the student before retraining and of what predicts in the end, masks."""
+    student, final = supervised(recipe)["student"], final_name(recipe)
     dataset = open_source(recipe.data.test[0], "strict")
     for clip, index in middles(dataset):
         file = Path(clip.name) / f"{clip.stems[index]}.png"
-        before, after = (read_mask(run / folder / "test" / file) for folder in ("compare/student", "predictions"))
+        before, after = (read_mask(run / folder / "test" / file) for folder in (f"compare/{student}", "predictions"))
         yield [
             ("test frame", clip.frame(index)),
-            ("student, 4 labelled clips", colorize(before, dataset.label_set.colors)),
-            ("teacher and retrained student", colorize(after, dataset.label_set.colors)),
+            (plain_name(recipe, student), colorize(before, dataset.label_set.colors)),
+            (f"{plain_name(recipe, final)}, retrained", colorize(after, dataset.label_set.colors)),
             ("mask", colorize(clip.labels(index), dataset.label_set.colors)),
         ]
 
@@ -67,14 +75,6 @@ def middles(dataset: VideoDataset) -> Iterator[tuple[Clip, int]]:
     """The middle frames of the first and the last clip."""
     for clip in (dataset.clips[0], dataset.clips[-1]):
         yield clip, len(clip.stems) // 2
-
-
-def faded(folder: PseudoFolder, video: str, stem: str, thresholds: np.ndarray) -> np.ndarray:
-    """A pseudo label whose unreliable pixels are dark."""
-    labels = folder.labels(video, stem)
-    kept = reliable(labels, folder.codes(video, stem), thresholds)
-    picture = colorize(labels, folder.label_set.colors)
-    return np.where(kept[..., None], picture, (picture * FADED).astype(np.uint8))
 
 
 def draw(lines: list[Line], out: Path) -> None:
