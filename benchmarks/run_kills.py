@@ -3,7 +3,8 @@
     python benchmarks/run_kills.py            5 kills in each of the 7 stages
     python benchmarks/run_kills.py --quick    1 kill in each
 
-A teacher and a student learn on a small toy world, label video, are retrained in mode offline, predict, are scored and reported. For each
+A teacher and a student learn on a small toy world, label video, are both retrained in mode offline beside two controls, predict, are
+scored and reported. For each
 stage a run that is finished up to it is copied and killed in that stage; the next process goes on. In the end all manifests, scores.json
 and the hashes of all models in it must be those of the undisturbed run.
 """
@@ -155,7 +156,13 @@ def small_recipe() -> Recipe:
             "train": train,
             "teacher": {"model": {"pixel": {"channels": 24}}},
             "pseudo": {"views": {"scales": [1.0, 1.5], "flip": True}},
-            "semi": {"unlabelled_batch": 2, "train": train, "contrast": {"channels": 16, "bank": 64, "anchors": 16, "negatives": 8}},
+            "semi": {
+                "unlabelled_batch": 2,
+                "retrain_teacher": True,
+                "controls": ["supervised", "no_contrast"],
+                "train": train | {"steps": 30},
+                "contrast": {"channels": 16, "bank": 64, "anchors": 16, "negatives": 8},
+            },
             "predict": {"views": {"scales": [1.0, 1.5], "flip": True}},
         }
     )
