@@ -44,6 +44,10 @@ def shapes(state) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in state.items()}
 
 
+def test_golden_backbones_keys_are_all_read(golden):
+    assert {path.name for path in (golden / "backbones").rglob("keys_*.json")} == MODELS.keys()
+
+
 @pytest.mark.parametrize("file", MODELS)
 def test_golden_backbones_keys(golden, file):
     table, (backbone, millions, _) = rows(golden, file), MODELS[file]

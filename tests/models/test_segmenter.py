@@ -246,16 +246,23 @@ def test_channels_that_cannot_be_normalised_in_groups_are_refused():
         build_segmenter(Model(head="mask2former", mask2former=wrong), LABELS)
 
 
-@pytest.mark.parametrize("head", ["pixel", "mask2former"])
-def test_a_batch_of_coloured_blocks_is_learned(head):
+@pytest.mark.parametrize(
+    ("backbone", "head", "steps"),
+    [
+        ("tiny", "pixel", 25),
+        ("tiny", "mask2former", 25),
+        *((f"{family}_tiny", "pixel", 50) for family in ("swin", "beit", "vit_adapter", "vit_adapter_plain", "one_peace")),
+    ],
+)
+def test_a_batch_of_coloured_blocks_is_learned(backbone, head, steps):
     torch.manual_seed(0)
     labels = torch.randint(0, 3, (4, 4, 6), dtype=torch.uint8).repeat_interleave(16, 1).repeat_interleave(16, 2)
     palette = torch.tensor([[200, 30, 30], [30, 200, 30], [30, 30, 200]], dtype=torch.uint8)
     images = palette[labels.long()].permute(0, 3, 1, 2) + torch.randint(0, 40, (4, 3, 64, 96), dtype=torch.uint8)
-    segmenter = model(head=head).train()
+    segmenter = model(backbone=backbone, head=head).train()
     optimiser = torch.optim.AdamW(segmenter.parameters(), 2e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(25):
+    for _ in range(steps):
         optimiser.zero_grad()
         sum(supervised_loss(segmenter(images), labels, segmenter.settings, generator).values()).backward()
         torch.nn.utils.clip_grad_norm_(segmenter.parameters(), 1.0)

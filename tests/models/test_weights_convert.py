@@ -31,9 +31,10 @@ from semivss.models.swin import Swin
 from semivss.models.weights.classes import nameless_set
 from semivss.models.weights.convert import convert
 from semivss.models.weights.fit import fit_by_name
-from semivss.models.weights.given import python_literals
+from semivss.models.weights.given import given_settings
 from semivss.models.weights.inspect import inspect
 from semivss.models.weights.names import from_torchvision
+from semivss.models.weights.python_config import Unread, python_values
 from semivss.models.weights.weight_file import read_weights
 from semivss.models.zoo import build_segmenter
 from semivss.posterior import class_distribution
@@ -162,9 +163,50 @@ model = dict(
     assert not (tmp_path / "ran").exists()
 
 
-def test_literals_of_a_python_file():
-    text = "a = 1\nb = [a, -2.5]\nc = dict(x=b, y=f(), **z)\nd = {'k': (a, None)}\ne = [f(), 1]\nb2 = b + b\nclass D: g = 1\na = f()\n"
-    assert python_literals(text) == {"b": [1, -2.5], "c": {"x": [1, -2.5]}, "d": {"k": [1, None]}}
+def test_values_of_a_python_file():
+    text = """
+a = 1
+b = [a, -2.5]
+c = dict(x=b, y=f(), **dict(z=2 * 3 // 4))
+d = {'k': (a, None), **c}
+e = [f(), 1]
+g = [[True] * 2 + [False]] * 2
+h = [0] * 10**9
+i = [0] * 1000000000
+j = dict(**unknown, x=1)
+k = 1 / 0
+class D: l = 1
+a = f()
+"""
+    values = python_values(text)
+    unread = {name: values.pop(name).text for name in ("a", "e", "h", "i", "j", "k")}
+    assert unread["i"] == "[0] * 1000000000"
+    assert unread["j"] == "dict(**unknown, x=1)"
+    c = {"x": [1, -2.5], "y": Unread("f()"), "z": 1}
+    assert values == {"b": [1, -2.5], "c": c, "d": {"k": [1, None]} | c, "g": [[True, True, False]] * 2}
+
+
+def test_a_size_that_a_configuration_computes_is_no_default(tmp_path, monkeypatch, capsys):
+    model = foreign.segmenter("vit_adapter_plain_tiny")
+    torch.save(foreign.checkpoint(model), tmp_path / "w.pth")
+    backbone = (
+        "type='ViTAdapter', pretrain_size=64, depth=4, embed_dim=48, num_heads=4, init_values=0., conv_inplane=8, n_points=4, "
+        "layer_scale=True, deform_num_heads=6, deform_ratio=1.0, cffn_ratio=0.25, interaction_indexes=[[0, 0], [1, 1], [2, 2], [3, 3]]"
+    )
+    head = "decode_head=dict(pixel_decoder=dict(encoder=dict(transformerlayers=dict(attn_cfgs=[dict(num_heads={})]))))"
+    for more, heads, message in (
+        ("window_attn=windows()", 2, "window_attn = windows()"),
+        ("mlp_ratio=ratio", 2, "mlp_ratio = ratio"),
+        ("with_cffn=is_on()", 2, "with_cffn = is_on()"),
+        ("patch_size=16", "count()", "num_heads = count()"),
+    ):
+        (tmp_path / "c.py").write_text(f"model = dict(backbone=dict({backbone}, {more}), {head.format(heads)})\n")
+        line = said(["inspect", tmp_path / "w.pth", "--config", tmp_path / "c.py"], monkeypatch, capsys)
+        assert f"{message} is not read, for nothing is run" in line
+    (tmp_path / "c.py").write_text(
+        f"model = dict(backbone=dict({backbone}, window_attn=[True] + [False] * 3, window_size=[2] + [None] * 3))\n"
+    )
+    assert given_settings(None, tmp_path / "c.py", ())["trunk"]["windows"] == (2, 0, 0, 0)
 
 
 def test_a_model_that_was_trained_at_another_size_keeps_its_grid(tmp_path):

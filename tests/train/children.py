@@ -152,6 +152,8 @@ def run_steps(rank: int, world: int, port: int, recipe: Recipe, out: Path, steps
     if world > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    from torch.distributed.fsdp import FSDPModule
+
     from semivss.data.toy import toy_labels
     from semivss.models.zoo import build_segmenter
     from semivss.tensors import Batch
@@ -159,7 +161,7 @@ def run_steps(rank: int, world: int, port: int, recipe: Recipe, out: Path, steps
     from semivss.train.method import Supervised
     from semivss.train.optim import build_optimizer
     from semivss.train.processes import start_fabric
-    from semivss.train.sharding import is_sharded, whole
+    from semivss.train.sharding import is_sharded, units, whole
 
     steps_module.seed_of = lambda *_: 7
     fabric = start_fabric(recipe)
@@ -188,7 +190,8 @@ def run_steps(rank: int, world: int, port: int, recipe: Recipe, out: Path, steps
     cut = sum(getattr(value, "to_local", lambda value=value: value)().shape != value.shape for value in method.module.parameters())
     ended = {name: whole(parameter.detach()) for name, parameter in method.module.named_parameters()}
     norms = [result.norm for result in results]
-    kept = {"before": before, "after": ended, "norms": norms, "sharded": is_sharded(method.module), "parts": cut}
+    alone = all(isinstance(unit, FSDPModule) for unit in units(method.module.segmenter))
+    kept = {"units_shared_out": alone, "before": before, "after": ended, "norms": norms, "sharded": is_sharded(method.module), "parts": cut}
     torch.save(kept | {"losses": [sum(result.terms.values()) for result in results]}, out / f"steps{world}_{rank}.pt")
 
 

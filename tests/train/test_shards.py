@@ -32,6 +32,7 @@ def test_shards_on_two_processes_train_as_one_process_does(recipe, tmp_path):
     assert [wait(one) for one in (*ranks, alone)] == [0, 0, 0]
     first, second, one = (torch.load(tmp_path / f"steps{name}.pt", weights_only=True) for name in ("2_0", "2_1", "1_0"))
     assert (first["sharded"], one["sharded"]) == (True, False)
+    assert (first["units_shared_out"], one["units_shared_out"]) == (True, False)  # each by itself, not the model as a whole alone
     assert first["parts"] > 0.9 * len(first["after"])  # nearly all parameters are cut; a vector of one number cannot be
     assert equal(first["after"], second["after"])
     both = [(a + b) / 2 for a, b in zip(first["losses"], second["losses"], strict=True)]

@@ -1,19 +1,19 @@
 """What the user gives about a model's sizes in (a preset's name, or a file, and single settings), a recipe's section [model] as a tree out.
 
 A file is JSON or TOML in our words (a recipe's section [model], in which the backbone may be a family such as "vit_adapter") or in the
-published ones (`backbone`, `decode_head`), or a Python configuration of mmseg, which is never run: only what it writes down is read.
+published ones (`backbone`, `decode_head`), or a Python configuration of mmseg, which is never run (`python_config.py`).
 """
 
-import ast
 import dataclasses
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from semivss.errors import WeightsError
 from semivss.models.published_config import published_head, published_sizes
+from semivss.models.weights.python_config import Section, python_values
 from semivss.recipe import checked, overridden
 from semivss.settings import Model
 
@@ -23,7 +23,6 @@ PRESETS: dict[str, dict[str, Any]] = {  # the published models; any other backbo
     "one_peace_l": {"drop_path": 0.5, "head": "mask2former", "mask2former": _HEAD},
 }
 _START_VALUES = {"layer_scale", "injector_scale"}  # which a trained model does not need
-_LEFT_OUT = object()
 
 
 def given_settings(preset: str | None, config: Path | None, overrides: Sequence[str]) -> dict[str, Any]:
@@ -50,48 +49,8 @@ def given_settings(preset: str | None, config: Path | None, overrides: Sequence[
     return tree
 
 
-def python_literals(text: str) -> dict[str, Any]:
-    """Names and values of a Python configuration as far as they are written down literally. It is never run.
-
-    `name = value` at the top level counts; a value may be a number, text, tuple, list, dict, `dict(key=value)`, or an earlier name.
-    Everything else (calls, sums, imports) is left out, with the list that contains it, and alone in a dict.
-
-    Raises:
-        SyntaxError, ValueError: a text that is no Python.
-    """
-    values: dict[str, Any] = {}
-    for statement in ast.parse(text).body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=node):
-                value = _literal(node, values)
-                values.pop(name, None)
-                if value is not _LEFT_OUT:
-                    values[name] = value
-    return values
-
-
-def _literal(node: ast.expr, known: Mapping[str, Any]) -> Any:
-    match node:
-        case ast.Name(id=name):
-            return known.get(name, _LEFT_OUT)
-        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords):
-            named: Iterable[tuple[object, ast.expr]] = ((word.arg, word.value) for word in keywords)
-        case ast.Dict(keys=keys, values=items):
-            named = ((key.value, item) for key, item in zip(keys, items, strict=True) if isinstance(key, ast.Constant))
-        case ast.List(elts=elements) | ast.Tuple(elts=elements):
-            listed = [_literal(element, known) for element in elements]
-            return _LEFT_OUT if any(item is _LEFT_OUT for item in listed) else listed
-        case _:
-            try:
-                return ast.literal_eval(node)
-            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-                return _LEFT_OUT
-    values = {name: _literal(value, known) for name, value in named if isinstance(name, str)}
-    return {name: value for name, value in values.items() if value is not _LEFT_OUT}
-
-
 def _read(path: Path) -> Mapping[str, Any]:
-    readers: dict[str, tuple[str, Callable[[str], Any]]] = {".py": ("Python", python_literals), ".json": ("JSON", json.loads)}
+    readers: dict[str, tuple[str, Callable[[str], Any]]] = {".py": ("Python", python_values), ".json": ("JSON", json.loads)}
     form, reader = readers.get(path.suffix, ("TOML", tomllib.loads))
     try:
         tree = reader(path.read_text(encoding="utf-8"))
@@ -106,22 +65,25 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _in_our_words(tree: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    inner = tree.get("model", tree)
-    backbone = inner.get("backbone") if isinstance(inner, Mapping) else None
-    if not isinstance(inner, Mapping) or backbone is None:
-        raise WeightsError(
-            f"{path}: says no backbone; write a recipe's section [model], or the published sections backbone and decode_head"
-        )
-    if isinstance(backbone, str):
-        return dict(inner)
-    if not isinstance(backbone, Mapping):
-        raise WeightsError(f"{path}: backbone must be a name or a section, got {backbone!r}; correct it")
     try:
-        family, sizes = published_sizes(backbone)
-        head = published_head(inner["decode_head"]) if isinstance(inner.get("decode_head"), Mapping) else {}
+        return _translated(Section(tree))
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
+
+
+def _translated(tree: Section) -> dict[str, Any]:
+    inner = tree.get("model", tree)
+    backbone = inner.get("backbone") if isinstance(inner, Section) else None
+    if not isinstance(inner, Section) or backbone is None:
+        raise WeightsError("says no backbone; write a recipe's section [model], or the published sections backbone and decode_head")
+    if isinstance(backbone, str):
+        return inner.plain()
+    if not isinstance(backbone, Section):
+        raise WeightsError(f"backbone must be a name or a section, got {backbone!r}; correct it")
+    family, sizes = published_sizes(backbone)
+    head = published_head(inner["decode_head"]) if isinstance(inner.get("decode_head"), Section) else {}
     trunk = {key: value for key, value in dataclasses.asdict(sizes).items() if key not in _START_VALUES}
     ours = {"backbone": family, "trunk": trunk, "drop_path": backbone.get("drop_path_rate", 0.0)}
     ours |= {"mask2former": head} if head else {}
-    return ours | {key: value for key, value in inner.items() if key in ("mask2former", "rule", "recompute", "drop_path")}
+    own = {key: inner[key] for key in ("mask2former", "rule", "recompute", "drop_path") if key in inner}
+    return ours | Section(own).plain()
