@@ -9,7 +9,14 @@ import torch
 from timm.models.beit import Beit
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
-from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+from transformers import (
+    ConvNextConfig,
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    PreTrainedConfig,
+    ResNetConfig,
+    SwinConfig,
+)
 from transformers import SwinModel as TransformersSwin
 
 from semivss.data.labels import label_set
@@ -117,11 +124,21 @@ def transformers_swin(folder: Path) -> TransformersSwin:
     return model
 
 
-def mask2former(folder: Path, names: tuple[str, ...] = label_set("ade20k150").names, **saving: Any) -> Mask2FormerForUniversalSegmentation:
-    """A whole model of transformers round Swin, saved in `folder`."""
+def convolutional_config(kind: type[ResNetConfig] | type[ConvNextConfig]) -> PreTrainedConfig:
+    sizes = {"hidden_sizes": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "out_features": [f"stage{k}" for k in range(1, 5)]}
+    return kind(**sizes, **({"embedding_size": 8, "layer_type": "basic"} if kind is ResNetConfig else {}))
+
+
+def mask2former(
+    folder: Path,
+    names: tuple[str, ...] = label_set("ade20k150").names,
+    backbone: PreTrainedConfig | None = None,
+    **saving: Any,
+) -> Mask2FormerForUniversalSegmentation:
+    """A whole model of transformers, round Swin where nothing else is given, saved in `folder`."""
     seeded()
     config = Mask2FormerConfig(
-        backbone_config=swin_config(),
+        backbone_config=backbone or swin_config(),
         feature_size=32,
         mask_feature_size=32,
         hidden_dim=32,

@@ -20,6 +20,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from tests.models import foreign
 from torch import Tensor
+from transformers import ConvNextConfig, ResNetConfig
 
 from semivss import cli
 from semivss.data.labels import IGNORE, label_set, load_label_map
@@ -400,9 +401,13 @@ def test_a_resnet_of_torchvision_and_a_folder_of_timm(tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("saving", [{}, {"max_shard_size": "200KB"}], ids=["one_file", "pieces"])
-def test_mask2former_of_transformers_computes_the_same(saving, tmp_path):
-    theirs = foreign.mask2former(tmp_path / "ade", **saving)
+@pytest.mark.parametrize(
+    ("saving", "kind"),
+    [({}, None), ({"max_shard_size": "200KB"}, None), ({}, ResNetConfig), ({}, ConvNextConfig)],
+    ids=["one_file", "pieces", "resnet", "convnext"],
+)
+def test_mask2former_of_transformers_computes_the_same(saving, kind, tmp_path):
+    theirs = foreign.mask2former(tmp_path / "ade", backbone=kind and foreign.convolutional_config(kind), **saving).eval()
     assert (len(list((tmp_path / "ade").glob("*.safetensors"))) > 1) == bool(saving)
     convert(tmp_path / "ade", tmp_path / "model")
     ours = Segmenter.from_pretrained(tmp_path / "model")
