@@ -19,7 +19,7 @@ from semivss.data.images import read_mask
 from semivss.data.palette import colorize
 from semivss.data.pseudo import open_pseudo
 from semivss.data.source import open_source
-from semivss.layout import final_name, plain_name, pseudo_folders, supervised
+from semivss.layout import final_models, plain_name, pseudo_folders, supervised
 from semivss.recipe import Recipe, load_recipe
 from semivss.report.pseudo_pictures import faded
 
@@ -58,7 +58,8 @@ def pseudo_lines(recipe: Recipe, run: Path) -> Iterator[Line]:
 
 def test_lines(recipe: Recipe, run: Path) -> Iterator[Line]:
     """Test frames, predictions of the student before retraining and of what predicts in the end, masks."""
-    student, final = supervised(recipe)["student"], final_name(recipe)
+    student = supervised(recipe)["student"]
+    final = " + ".join(plain_name(recipe, folder) for folder in final_models(recipe))
     dataset = open_source(recipe.data.test[0], "strict")
     for clip, index in middles(dataset):
         file = Path(clip.name) / f"{clip.stems[index]}.png"
@@ -66,7 +67,7 @@ def test_lines(recipe: Recipe, run: Path) -> Iterator[Line]:
         yield [
             ("test frame", clip.frame(index)),
             (plain_name(recipe, student), colorize(before, dataset.label_set.colors)),
-            (f"{plain_name(recipe, final)}, retrained", colorize(after, dataset.label_set.colors)),
+            (final, colorize(after, dataset.label_set.colors)),
             ("mask", colorize(clip.labels(index), dataset.label_set.colors)),
         ]
 

@@ -134,8 +134,9 @@ def retrain(
     from semivss.verbs import model_folder
 
     resolved = load_recipe(recipe, override or [])
-    weights = None if start is None else model_folder(start)
     folder = out or Path("runs") / resolved.name
+    own = start is None or start.resolve() == folder.resolve()  # whose own student it is, not what came of it
+    weights = None if own or start is None else model_folder(start)
     retrain_stage(resolved, folder, pseudo_labels or [], weights, again=again, accept_edited=accept_edited)
 
 

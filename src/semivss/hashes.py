@@ -8,16 +8,15 @@ from semivss.data.clips import VideoDataset
 from semivss.data.policy import read_labels
 from semivss.data.pseudo import open_pseudo
 from semivss.digest import file_sha256
-from semivss.errors import SemivssError
 
 
 def pseudo_hash(folder: Path) -> str:
-    """SHA-256 over the manifest and what became of its files since: another one when labels were corrected by hand."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise SemivssError(f"{folder}: no finished pseudo labels there; run the stage pseudo-label again: --again")
+    """SHA-256 over the manifest and what became of its files since: another one when labels were corrected by hand.
+
+    Raises DataError as `open_pseudo` does.
+    """
     opened = open_pseudo(folder, accept_edited=True)
-    digest = hashlib.sha256(path.read_bytes())
+    digest = hashlib.sha256((folder / "manifest.json").read_bytes())
     for name in opened.edited:
         digest.update(f"{name} {file_sha256(folder / f'{name}.png')}".encode())
     return digest.hexdigest()

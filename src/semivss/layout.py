@@ -1,5 +1,7 @@
 """A recipe in, the folders of its run by name out: what is trained, what holds pseudo labels, which models predict in the end."""
 
+import re
+
 from semivss.recipe import Recipe
 
 ENSEMBLE = "ensemble"  # name of the final predictions where several models make them
@@ -56,7 +58,12 @@ def final_name(recipe: Recipe) -> str:
 
 def is_of_a_run(name: str) -> bool:
     """Whether the run of some recipe writes into a folder of that name."""
-    return name in ("predictions", "compare", "report") or name.startswith(("teacher", "student", "control", "retrained", "pseudo"))
+    return (
+        re.fullmatch(
+            r"(teacher|student|control|retrained_no_contrast|predictions|compare|report|(retrained(_teacher)?|pseudo)(_\d+)?)", name
+        )
+        is not None
+    )
 
 
 def pseudo_folders(recipe: Recipe, number: int) -> list[str]:

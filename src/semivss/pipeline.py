@@ -26,6 +26,7 @@ from semivss.plan import STAGES, Step, plan, retraining
 from semivss.progress import say
 from semivss.recipe import Recipe, dump_recipe, evaluation_sets, load_recipe
 from semivss.redo import Redo
+from semivss.settings import Model
 from semivss.stage import Verdict, is_main_process, versions, was_finished
 from semivss.wording import counted
 
@@ -128,13 +129,17 @@ def check_models(recipe: Recipe, steps: Sequence[Step], label_set: LabelSet | No
     from semivss.models.weights.weight_file import demand_weights
     from semivss.train.contrast import rank_window
 
-    if label_set is not None:
-        if recipe.semi is not None and recipe.semi.mode != "supervised" and recipe.semi.contrast.weight:
-            rank_window(recipe.semi.contrast, len(label_set))
-        for model in (recipe.model, *([] if recipe.teacher is None else [recipe.teacher.model])):
-            build_meta(model, label_set)
+    built: list[Model] = []
     for step in steps:
-        if step.weights is not None and _will_train(step, start, again, redo):
+        if step.model is not None and step.model not in built and label_set is not None:
+            build_meta(step.model, label_set)
+            built.append(step.model)
+    semi = recipe.semi
+    contrasts = semi is not None and semi.mode != "supervised" and semi.contrast.weight and any(step.name == "retrain" for step in steps)
+    if semi is not None and contrasts and label_set is not None:
+        rank_window(semi.contrast, len(label_set))
+    for step in steps:
+        if step.weights is not None and not step.weights.exists() and _will_train(step, start, again, redo):
             demand_weights(step.weights)
 
 
@@ -269,6 +274,8 @@ def retrain_stage(
         if not weights.exists():
             raise SemivssError(f'{weights}: no student to retrain; train one there, give --start MODEL, or set semi.start = "scratch"')
     step = retraining(recipe, out, weights, pseudo, accept_edited)
+    if weights is not None and weights.resolve().is_relative_to(step.folder.resolve()):
+        raise SemivssError(f"{weights}: is what this retraining makes; start from another model, or choose another --out")
     with locked(out) if is_main_process() else contextlib.nullcontext():
         if is_main_process():
             check_models(recipe, [step], check_data(recipe, {step.name}), None, again, Redo(out, None, recipe.digest()))

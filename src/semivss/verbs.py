@@ -205,6 +205,8 @@ def ensemble_hint(models: Sequence[Path]) -> str | None:
     if recipe is None or len(final := final_models(recipe)) < 2:
         return None
     run, student = models[0], model_folder(models[0]).parent.name
+    if not all((run / folder / "model").exists() for folder in final):
+        return None
     words = " ".join(str(run / folder / "model") for folder in final)
     return f"the model of {run} is its student alone ({student}); the run's own predictions are the ensemble of {words}"
 

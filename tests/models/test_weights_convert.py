@@ -178,9 +178,21 @@ j = dict(**unknown, x=1)
 k = 1 / 0
 class D: l = 1
 a = f()
+m = n = 1
+o = 2
+o *= 3
+p = {'x': {}}
+p['x']['y'] = 1
+q = [1]
+q.append(2)
+r = 3
+if a: r = 4
+s = [[0] * 9999] * 9999
+t: int = 5
 """
     values = python_values(text)
-    unread = {name: values.pop(name).text for name in ("a", "e", "h", "i", "j", "k")}
+    unread = {name: values.pop(name).text for name in "aehijkmnopqrst"} | {"D": values.pop("D").text}
+    assert unread["o"] == "o *= 3"
     assert unread["i"] == "[0] * 1000000000"
     assert unread["j"] == "dict(**unknown, x=1)"
     c = {"x": [1, -2.5], "y": Unread("f()"), "z": 1}
@@ -196,10 +208,10 @@ def test_a_size_that_a_configuration_computes_is_no_default(tmp_path, monkeypatc
     )
     head = "decode_head=dict(pixel_decoder=dict(encoder=dict(transformerlayers=dict(attn_cfgs=[dict(num_heads={})]))))"
     for more, heads, message in (
-        ("window_attn=windows()", 2, "window_attn = windows()"),
-        ("mlp_ratio=ratio", 2, "mlp_ratio = ratio"),
-        ("with_cffn=is_on()", 2, "with_cffn = is_on()"),
-        ("patch_size=16", "count()", "num_heads = count()"),
+        ("window_attn=windows()", 2, "window_attn (windows())"),
+        ("mlp_ratio=ratio", 2, "mlp_ratio (ratio)"),
+        ("with_cffn=is_on()", 2, "with_cffn (is_on())"),
+        ("patch_size=16", "count()", "num_heads (count())"),
     ):
         (tmp_path / "c.py").write_text(f"model = dict(backbone=dict({backbone}, {more}), {head.format(heads)})\n")
         line = said(["inspect", tmp_path / "w.pth", "--config", tmp_path / "c.py"], monkeypatch, capsys)

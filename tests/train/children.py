@@ -117,7 +117,7 @@ def run_anywhere(rank: int, world: int, port: int, out: Path) -> None:
     from semivss.train.contrast import anywhere
 
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    reasons = [["", "no anchor", "no positive"], ["no anchor", "", "no positive"]][rank]
+    reasons = [["", "no anchor", "no positive"], ["no anchor", "", "empty queue"]][rank]
     (out / f"{rank}.json").write_text(json.dumps(anywhere(reasons, torch.device("cpu"))))
     torch.distributed.destroy_process_group()
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 from same import assert_same
 from semi_world import semi_recipe
 
+from semivss.cli import main
 from semivss.data.pseudo import open_pseudo
 from semivss.digest import weights_hash
 from semivss.errors import SemivssError
@@ -77,9 +79,34 @@ def test_labels_and_weights_of_other_folders_retrain_as_those_of_the_run(labelle
     assert_same(out / "retrained", other / "retrained")
     retrain_stage(recipe, other, [pseudo], student)
     assert "done before" in capsys.readouterr().err
+    with pytest.raises(SemivssError, match="is what this retraining makes"):
+        retrain_stage(recipe, other, [pseudo], other / "retrained" / "model")
     correct(pseudo / "a" / "00000000.png")
     with pytest.raises(SemivssError, match=r"a/00000000.png: edited by hand.*--accept-edited"):
         retrain_stage(recipe, other, [pseudo], student, again=True)
+
+
+def test_the_verb_retrain_takes_the_student_of_its_run_and_can_be_repeated(labelled_run, tmp_path, monkeypatch, capsys):
+    def semivss(*more) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["semivss", "retrain", str(tmp_path / "recipe.toml"), "--out", str(out), *map(str, more)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0), capsys.readouterr().err.replace("\n", "")
+
+    out = copied_run(labelled_run, tmp_path)
+    (tmp_path / "recipe.toml").write_text(dump_recipe(semi_recipe(labelled_run / "tiny_world")))
+    words = ["--pseudo", out / "pseudo", "--start", out]
+    for more, said in (
+        ([], f"model: {out / 'retrained' / 'model'}"),
+        ([], "done before"),
+        (["-o", "teacher.model.backbone=timm/resnet999"], "done before"),  # no teacher is trained
+    ):
+        code, told = semivss(*words, *more)
+        assert code == 0
+        assert said in told
+    code, told = semivss("--pseudo", out)
+    assert code == 2
+    assert f"no finished pseudo labels there (no manifest.json); give {out / 'pseudo'}" in told
 
 
 def test_a_retraining_that_cannot_begin_says_what_it_lacks(labelled_run, tmp_path):

@@ -219,11 +219,11 @@ def test_classes_that_the_contrastive_loss_passes_by_are_told(labelled_run, tmp_
     assert any("no anchor, mostly" in line for line in told)
 
 
-def test_a_class_that_takes_part_on_any_process_is_not_passed_by(tmp_path):
+def test_ddp_a_class_that_takes_part_on_any_process_is_not_passed_by(tmp_path):
     port = free_port()
     ranks = [start(run_anywhere, rank, 2, port, tmp_path) for rank in range(2)]
     assert [wait(one) for one in ranks] == [0, 0]
-    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [["", "", "no positive"]] * 2
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [["", "", "empty queue"]] * 2
 
 
 def test_corrected_labels_alone_may_be_learnt(labelled_run, tmp_path):
@@ -311,6 +311,9 @@ def test_weights_from_outside_are_needed_by_what_begins_with_them_alone(labelled
 def test_weights_of_other_classes_or_another_architecture_are_refused(labelled_run, tmp_path):
     recipe = semi_recipe(labelled_run / "tiny_world", mode="online")
     given = Given(labelled_run / "run" / "student" / "model")
+    fetched = recipe.model_copy(update={"model": recipe.model.model_copy(update={"backbone": "timm/resnet18", "pretrained": True})})
+    with pytest.raises(WeightsError, match="architecture"):  # and nothing is fetched for that
+        train(fetched, tmp_path / "f", given=given)
     other = recipe.model_copy(
         update={"model": recipe.model.model_copy(update={"pixel": recipe.model.pixel.model_copy(update={"channels": 8})})}
     )
@@ -336,7 +339,7 @@ def test_nothing_reliable_in_a_short_training_is_told_at_its_end(labelled_run, t
 
 
 @pytest.mark.parametrize("mode", ["offline", "online"])
-def test_two_processes_retrain_as_one_and_go_on_after_a_kill(labelled_run, tmp_path, mode):
+def test_ddp_two_processes_retrain_as_one_and_go_on_after_a_kill(labelled_run, tmp_path, mode):
     """Weights, averages and the bank are the same on both, and the same again when both were killed in between."""
     settings = {"mode": mode, "unlabelled_batch": 4, "threshold": {"alpha": 40}, "contrast": {"share": 0.5, "confidence": 0}}
     more = {"supervised_steps": 1, "train": {"checkpoint_every": 2, "accumulate": 2, "steps": 5}}  # L_c begins after the first step
@@ -345,6 +348,7 @@ def test_two_processes_retrain_as_one_and_go_on_after_a_kill(labelled_run, tmp_p
     train_ddp(recipe, tmp_path / "broken", last_step=4, before=labelled_run / "run")
     resumed = train_ddp(recipe, tmp_path / "broken", before=labelled_run / "run")
     banks = [one["method"].pop("bank") for one in (*ended, *resumed)]
+    assert all(one["method"]["watch"] == ended[0]["method"]["watch"] for one in (*ended, *resumed))
     assert int(banks[0]["lengths"].min()) > 0
     for one, bank in zip((*ended, *resumed), banks, strict=True):
         for kind in ("model", "best"):
@@ -352,7 +356,7 @@ def test_two_processes_retrain_as_one_and_go_on_after_a_kill(labelled_run, tmp_p
         assert equal(bank, banks[0])
 
 
-def test_two_processes_share_out_a_retraining(labelled_run, tmp_path):
+def test_shards_two_processes_share_out_a_retraining(labelled_run, tmp_path):
     """Representation head, averaged teacher and bank as well; what is saved is whole."""
     settings = {"unlabelled_batch": 4, "threshold": {"alpha": 40}, "contrast": {"confidence": 0}}
     recipe = retraining_recipe(semi_recipe(labelled_run / "tiny_world", **settings, train={"sharding": "full", "steps": 3}))
@@ -409,7 +413,7 @@ def test_a_teacher_that_is_not_finite_stops_with_a_line(labelled_run, tmp_path, 
         retrain(labelled_run, tmp_path / "out", mode="online", train={"steps": 12})
 
 
-def test_a_process_without_reliable_pixels_does_not_stop_alone(labelled_run, tmp_path):
+def test_ddp_a_process_without_reliable_pixels_does_not_stop_alone(labelled_run, tmp_path):
     """Two processes of which one never has a reliable pixel: the batch as a whole has some, so they go on; and none at all stops both."""
     settings = {"mode": "online", "unlabelled_batch": 4, "contrast": {"weight": 0}, "train": {"steps": 3}}
     recipe = retraining_recipe(semi_recipe(labelled_run / "tiny_world", **settings))

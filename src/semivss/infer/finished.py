@@ -66,10 +66,10 @@ def held(out: Path) -> str | None:
     """What an earlier call has written into `out`, for people: "predictions", "pseudo labels" or a manifest.json of neither; else none."""
     try:
         manifest = json.loads((out / "manifest.json").read_text())
-    except FileNotFoundError:  # unfinished
-        return (KIND if (out / HISTOGRAMS).is_dir() else PREDICTIONS) if (out / RECORDS).is_dir() else None
-    except (OSError, ValueError):
+    except ValueError:
         manifest = None
+    except OSError:  # unfinished, or nothing that anybody can read or write
+        return (KIND if (out / HISTOGRAMS).is_dir() else PREDICTIONS) if (out / RECORDS).is_dir() else None
     if not isinstance(manifest, dict) or "made_from" not in manifest:
         return "a manifest.json of something else"
     return KIND if manifest.get("kind") == KIND else PREDICTIONS

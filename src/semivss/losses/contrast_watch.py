@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-MEANINGS = {
+MEANINGS = {  # in the order in which a class gets nearer to a part
     "no positive": "no reliable pixel of them in any batch",
     "no anchor": "no pixel of them whose class the teacher gives the probability that an anchor needs",
     "empty queue": "no pixel was a negative of them",

@@ -12,7 +12,7 @@ from semivss.data.labels import LabelSet
 from semivss.errors import RecipeError
 from semivss.losses.bank import MemoryBank
 from semivss.losses.contrast_sets import RankWindow, contrast_sets, nearest, regions
-from semivss.losses.contrast_watch import ContrastWatch
+from semivss.losses.contrast_watch import MEANINGS, ContrastWatch
 from semivss.losses.contrastive import MomentumPrototypes, PoolSampler, contrastive_loss
 from semivss.models.representation import RepresentationHead
 from semivss.models.segmenter import Segmenter, take_images
@@ -150,11 +150,12 @@ class Contrast:
 
 
 def anywhere(reasons: Sequence[str], device: torch.device) -> list[str]:
-    """This process' reasons, empty for a class that took part on any process. All must call it."""
-    took_part = torch.tensor([not reason for reason in reasons], dtype=torch.float32, device=device)
+    """Of each class the reason of the process where it came nearest to a part, empty if it took part on one. All must call it."""
+    ranks = [*MEANINGS, ""]
+    nearest_part = torch.tensor([ranks.index(reason) for reason in reasons], device=device)
     if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(took_part, dist.ReduceOp.MAX)
-    return ["" if took else reason for took, reason in zip(took_part.tolist(), reasons, strict=True)]
+        dist.all_reduce(nearest_part, dist.ReduceOp.MAX)
+    return [ranks[rank] for rank in nearest_part.tolist()]
 
 
 def nearest_maps(p: Float[Tensor, "N C h w"], size: tuple[int, int]) -> Float[Tensor, "N C h2 w2"]:

@@ -291,7 +291,8 @@ def _before(model: Model, given: Given, label_set: LabelSet) -> Model:
     if given.weights is None:
         return model
     saved, classes = read_description(given.weights)
-    rows = saved.class_rows if classes.names == label_set.names else None  # of other classes: refused when the weights are taken over
+    fits = classes.names == label_set.names and saved.head == model.head  # else refused when the weights are taken over
+    rows = saved.class_rows if fits else None
     return model.model_copy(update={"weights": None, "pretrained": False, "class_rows": rows})
 
 

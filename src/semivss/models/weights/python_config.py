@@ -1,4 +1,7 @@
-"""The text of a Python configuration in, what it writes down out. It is never run; what would have to be run is marked, not left out."""
+"""The text of a Python configuration in, what it writes down out. It is never run; what would have to be run is marked, not left out.
+
+A statement that is no plain `name = value` marks all names that it may change.
+"""
 
 import ast
 import operator
@@ -34,7 +37,7 @@ class Section(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         value = self._values[name]
         if isinstance(value, Unread):
-            raise WeightsError(f"{name} = {value.text} is not read, for nothing is run; write the value itself in its place")
+            raise WeightsError(f"{name} ({value.text}) is not read, for nothing is run; write the value itself in its place")
         return _asked_for(value)
 
     def __iter__(self) -> Iterator[str]:
@@ -42,6 +45,9 @@ class Section(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def __repr__(self) -> str:
+        return repr(self._values)
 
     def plain(self) -> dict[str, Any]:
         """All of it as dicts. Raises WeightsError if anything could not be read."""
@@ -79,7 +85,29 @@ def python_values(text: str) -> dict[str, Any]:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=node):
                 values[name] = _value(node, values)
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                values[name] = _unread(statement)
+            case _:  # it may change whatever it stores to, or calls a method of
+                values |= {name: _unread(statement) for name in _touched(statement)}
     return values
+
+
+def _touched(statement: ast.stmt) -> set[str]:
+    names = set()
+    for node in ast.walk(statement):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
+                names.add(name)
+            case ast.Subscript(ctx=ast.Store() | ast.Del()) | ast.Attribute(ctx=ast.Store() | ast.Del()) | ast.Call(func=ast.Attribute()):
+                names.add(_root(node.func if isinstance(node, ast.Call) else node))
+    return names - {""}
+
+
+def _root(node: ast.expr) -> str:
+    """The name that a chain of entries and attributes begins with."""
+    while isinstance(node, ast.Subscript | ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _value(node: ast.expr, known: Mapping[str, Any]) -> Any:
@@ -121,9 +149,9 @@ def _combined(left: Any, sign: type[ast.operator], right: Any, node: ast.expr) -
         case (int() | float(), int() | float()):
             fits = True
         case (list() as items, int(times)) | (int(times), list() as items):
-            fits = sign is ast.Mult and len(items) * times <= _LONGEST
+            fits = sign is ast.Mult and _entries(items) * times <= _LONGEST
         case (list(), list()):
-            fits = sign is ast.Add
+            fits = sign is ast.Add and _entries(left) + _entries(right) <= _LONGEST
         case _:
             fits = False
     try:
@@ -132,6 +160,10 @@ def _combined(left: Any, sign: type[ast.operator], right: Any, node: ast.expr) -
         return _unread(node)
 
 
-def _unread(node: ast.expr) -> Unread:
-    text = ast.unparse(node)
+def _entries(value: Any) -> int:
+    return sum(map(_entries, value)) + 1 if isinstance(value, list) else 1
+
+
+def _unread(node: ast.AST) -> Unread:
+    text = " ".join(ast.unparse(node).split())
     return Unread(text if len(text) <= 60 else f"{text[:57]}...")
