@@ -59,7 +59,7 @@ def pseudo_lines(recipe: Recipe, run: Path) -> Iterator[Line]:
 def test_lines(recipe: Recipe, run: Path) -> Iterator[Line]:
     """Test frames, predictions of the student before retraining and of what predicts in the end, masks."""
     student = supervised(recipe)["student"]
-    final = " + ".join(plain_name(recipe, folder) for folder in final_models(recipe))
+    final = " +\n".join(plain_name(recipe, folder) for folder in final_models(recipe))
     dataset = open_source(recipe.data.test[0], "strict")
     for clip, index in middles(dataset):
         file = Path(clip.name) / f"{clip.stems[index]}.png"

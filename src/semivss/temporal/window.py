@@ -29,7 +29,7 @@ def window_mean(items: Iterable[Labelled], reach: int) -> Iterator[Labelled]:
     All count equally, a neighbour where the flow stays inside the picture: a further test, of the way there and back, kept no more pixels
     right. At the ends of a video there are fewer neighbours, and one of another size is left out. `reach` 0 gives the items back as they
     are. Each result sums to 1 in each pixel. 2 * reach + 1 frames are held with their full-size distributions: cells of 4 x 4 pixels
-    would take less, but cost more accuracy than the window brings.
+    would take less, but cost more mIoU than the window brings (docs/pseudo_labels.md).
     """
     if not reach:
         yield from items
