@@ -1,13 +1,14 @@
 """The verbs that work on folders, outside a run: paths and settings in, what they write out."""
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from semivss.atomic import atomic_json, demand_folder, newest
 from semivss.data.clips import VideoDataset
 from semivss.data.policy import DefectCounter, Policy
-from semivss.data.pseudo import KIND
+from semivss.data.pseudo import HISTOGRAMS, KIND, RECORDS
 from semivss.data.shares import class_shares
 from semivss.data.source import open_source
 from semivss.errors import DataError, RecipeError, SemivssError
@@ -18,6 +19,8 @@ from semivss.progress import say
 from semivss.recipe import Recipe, load_recipe
 from semivss.settings import Predict, PseudoLabels, Score, Source, Views
 from semivss.stage import versions
+
+_PREDICTIONS = "predictions"
 
 
 def predict_paths(
@@ -184,11 +187,22 @@ def demand_words(models: Sequence[Path], source: Path | Sequence[Path], out: Pat
             raise DataError(f"{path}: no such file or folder; give a data set, a folder of frames or a video")
     if _is_of_a_run(out.resolve()):
         raise SemivssError(f"{out}: belongs to a semivss run, which would no longer know what it holds; choose another folder with --out")
-    from semivss.infer.finished import PREDICTIONS, held
-
-    if (there := held(out)) not in (None, KIND if pseudo else PREDICTIONS):
+    if (there := _held(out)) not in (None, KIND if pseudo else _PREDICTIONS):
         raise SemivssError(f"{out}: holds {there}, which would be lost; choose another folder with --out")
     demand_folder(out)
+
+
+def _held(out: Path) -> str | None:
+    """What an earlier call has written into `out`, for people: "predictions", "pseudo labels" or a manifest.json of neither; else none."""
+    try:
+        manifest = json.loads((out / "manifest.json").read_text())
+    except ValueError:
+        manifest = None
+    except OSError:  # unfinished, or nothing that anybody can read or write
+        return (KIND if (out / HISTOGRAMS).is_dir() else _PREDICTIONS) if (out / RECORDS).is_dir() else None
+    if not isinstance(manifest, dict) or "made_from" not in manifest:
+        return "a manifest.json of something else"
+    return KIND if manifest.get("kind") == KIND else _PREDICTIONS
 
 
 def _is_of_a_run(folder: Path) -> bool:

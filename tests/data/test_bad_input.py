@@ -262,7 +262,7 @@ def test_no_policy_is_told_where_there_is_none(tmp_path, monkeypatch, capsys):
     code, lines = run(monkeypatch, capsys, "data", "check", tmp_path / "set", "--out", tmp_path / "look.png")
     assert told(lines, r"mask/00000001\.png.*; copy the file again from its source$")
     assert told(
-        lines, r"1 defects; mend them, or go on without: train and run with -o data\.policy=skip, predict and score with --policy skip$"
+        lines, r"1 defect; mend them, or go on without: train and run with -o data\.policy=skip, predict and score with --policy skip$"
     )
 
 

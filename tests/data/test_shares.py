@@ -80,5 +80,5 @@ def test_classes_without_a_pixel_are_refused_by_name():
     with pytest.raises(DataError, match=r"some: no labelled pixel of green, blue: .* data\.absent_classes"):
         check_classes_shown([some])
     check_classes_shown([VideoDataset("all", CLASSES, (Masks("a", ([0, 1, 2],)),))])
-    with pytest.raises(DataError, match="bare: no labelled pixel in 1 masks"):
+    with pytest.raises(DataError, match="bare: no labelled pixel in 1 mask;"):
         check_classes_shown([VideoDataset("bare", CLASSES, (Masks("a", ([255],)),))])

@@ -576,5 +576,5 @@ def test_a_run_folder_is_no_place_for_other_predictions_and_keeps_its_recipe(lab
     run(recipe, out, until="retrain")
     run(semi_recipe(labelled_run / "tiny_world"), out, until="student")  # skipped: nothing is made by the other recipe
     assert load_recipe(out / "recipe.toml").semi.threshold.alpha == 60
-    with pytest.raises(SemivssError, match=r"pseudo: made by semivss run.*--out"):
+    with pytest.raises(SemivssError, match=r"pseudo: belongs to a semivss run.*--out"):
         predict_paths([out / "student" / "model"], labelled_run / "tiny_world", out / "pseudo", Predict())

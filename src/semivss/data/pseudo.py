@@ -31,6 +31,7 @@ from semivss.progress import track
 KIND = "pseudo labels"  # what the manifest says it is one of
 HISTOGRAM = "histogram.npz"
 ENTROPY, TOP, CONFIDENCE = "entropy", "top_classes", "confidence"  # folders beside those of the videos
+HISTOGRAMS, RECORDS = "histograms", "records"
 _AGAIN = "label again: semivss run with --again, or the same semivss pseudo-label command"
 
 

@@ -1,23 +1,17 @@
-"""A video's record and what it is to be made from in; whether its files may stay out, and no correction by hand is lost over it.
+"""A video's record and what it is to be made from in; whether its files may stay out, and no correction by hand is lost over it."""
 
-Also what a folder as a whole holds, finished or not.
-"""
-
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from semivss.data.pseudo import KIND
+from semivss.data.pseudo import RECORDS
 from semivss.defaults import completed
 from semivss.digest import file_sha256
 from semivss.errors import SemivssError
-from semivss.infer.writer import HISTOGRAMS, RECORDS, read_record
+from semivss.infer.writer import read_record
 from semivss.progress import say
-
-PREDICTIONS = "predictions"
 
 
 def is_finished(
@@ -60,19 +54,6 @@ def _reason(out: Path, head: dict[str, Any], entries: Sequence[dict[str, Any]], 
         if _size(out / entry["path"]) != entry["size"]:
             return f"made before, but {entry['path']} is gone or has another size"
     return None
-
-
-def held(out: Path) -> str | None:
-    """What an earlier call has written into `out`, for people: "predictions", "pseudo labels" or a manifest.json of neither; else none."""
-    try:
-        manifest = json.loads((out / "manifest.json").read_text())
-    except ValueError:
-        manifest = None
-    except OSError:  # unfinished, or nothing that anybody can read or write
-        return (KIND if (out / HISTOGRAMS).is_dir() else PREDICTIONS) if (out / RECORDS).is_dir() else None
-    if not isinstance(manifest, dict) or "made_from" not in manifest:
-        return "a manifest.json of something else"
-    return KIND if manifest.get("kind") == KIND else PREDICTIONS
 
 
 def corrections(out: Path) -> list[str]:

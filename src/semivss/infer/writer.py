@@ -27,13 +27,13 @@ from PIL import Image
 from semivss.atomic import atomic_bytes, atomic_file
 from semivss.data.codes import code_histogram
 from semivss.data.labels import LabelSet
-from semivss.data.pseudo import CONFIDENCE, ENTROPY, TOP
+from semivss.data.pseudo import CONFIDENCE, ENTROPY, HISTOGRAMS, RECORDS, TOP
 from semivss.data.video import VideoWriter
 from semivss.digest import file_sha256
 from semivss.errors import DataError
 from semivss.infer.overlay import compose
 
-PROBABILITIES, HISTOGRAMS, RECORDS = "probabilities", "histograms", "records"
+PROBABILITIES = "probabilities"
 _MAPS = (ENTROPY, PROBABILITIES, CONFIDENCE, TOP)  # folders with a folder for each video
 RESERVED = (*_MAPS, HISTOGRAMS, RECORDS)  # folders beside those of the videos
 _AHEAD = 4  # frames that may wait for the writing thread
