@@ -166,7 +166,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise WeightsError(f"{path}: damaged, not JSON; {_REMEDY}") from error
     if not isinstance(config, dict) or config.get("library") != "semivss":
-        raise WeightsError(f"{path}: was not written by semivss; give the folder of a model that it saved")
+        raise WeightsError(
+            f"{path}: was not written by semivss; give the folder of a model that it saved, or convert it first: semivss weights convert"
+        )
     if config.get("format") != FORMAT:
         writer = config.get("version")
         raise WeightsError(f"{path}: format {config.get('format')}, this version reads {FORMAT}; install semivss {writer}, which wrote it")

@@ -48,7 +48,9 @@ def too_large_loading(recipe: Recipe) -> SemivssError:
     """Of the processes that read and cut frames, on the CPU."""
     data = recipe.data
     what = f"{data.workers} loader processes and a cache of {data.cache_mb} MB in each, while frames were read"
-    return SemivssError(f"{recipe.name}: out of memory with {what}; lower data.cache_mb or data.workers")
+    return SemivssError(
+        f"{recipe.name}: out of memory with {what}; lower data.cache_mb, data.workers, train.batch or the sides of data.augment.crop"
+    )
 
 
 def _shared_out(recipe: Recipe, sections: Sections, fabric: Fabric) -> list[str]:

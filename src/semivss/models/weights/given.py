@@ -45,7 +45,7 @@ def given_settings(preset: str | None, config: Path | None, overrides: Sequence[
     elif config is not None:
         tree = _in_our_words(_read(config), config)
     tree = overridden(tree, overrides)
-    checked(Model, str(config or "--preset"), **tree)  # that values are of the right kind
+    checked(Model, str(config or ("-o" if overrides else "--preset")), **tree)  # that values are of the right kind
     return tree
 
 

@@ -44,7 +44,11 @@ class LoadReport:
         """One line for a person."""
         total = len(self.matched) + len(self.missing) + len(self.mismatched)
         parts = [f"{len(self.matched)} of {total} {self.part} tensors loaded"]
-        labels = (("not in the file", self.missing), ("of another shape", self.mismatched), ("in the file but unused", self.unexpected))
+        labels = (
+            ("not in the file, which keep their initial values", self.missing),
+            ("of another shape", self.mismatched),
+            ("in the file but unused", self.unexpected),
+        )
         parts += [f"{len(names)} {label} ({some(names)})" for label, names in labels if names]
         return f"weights {self.source}: " + "; ".join([", ".join(parts), *self.notes])
 
