@@ -432,6 +432,16 @@ def test_mask2former_of_transformers_computes_the_same(saving, kind, tmp_path):
     assert torch.allclose(output.mask_logits, wanted.masks_queries_logits, atol=1e-3)
 
 
+def test_a_single_size_that_is_given_leaves_the_others_of_a_folder_alone(tmp_path, monkeypatch, capsys):
+    foreign.mask2former(tmp_path / "ade")
+    convert(tmp_path / "ade", tmp_path / "model", overrides=["mask2former.heads=4", "mask2former.points=99"])
+    head = Segmenter.from_pretrained(tmp_path / "model").settings.mask2former
+    assert (head.channels, head.heads, head.points) == (32, 4, 99)
+    line = said(["convert", tmp_path / "ade", "--out", tmp_path / "other", "-o", "mask2former.queries=7"], monkeypatch, capsys)
+    assert "mask2former.queries 5 in the file, 7 in the model" in line
+    assert "channels" not in line
+
+
 @torch.no_grad()
 def test_scores_of_merged_classes_are_summed(tmp_path):
     foreign.mask2former(tmp_path / "ade")

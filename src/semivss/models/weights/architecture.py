@@ -46,18 +46,24 @@ def settings_of(found: Recognised, tree: Mapping[str, Any]) -> Model:
     if found.model is not None:
         if "backbone" in tree:
             raise WeightsError(f"{where}: says its sizes itself; leave --preset and --config out")
-        return checked(Model, where, **(_dumped(found.model) | dict(tree)))
+        return checked(Model, where, **_changed(_dumped(found.model), tree))
     if found.family in _FAMILIES:
         sizes = _sizes(found)
         if SEEDS in found.state and "mask2former.channels" not in sizes:
             raise WeightsError(f"{where}: damaged: its Mask2Former head lacks tensors, or they have impossible shapes; get the file again")
         return _complete(tree, _family(found, tree.get("backbone")), sizes, found.path)
     if found.family == "swin":
-        return checked(Model, where, **(_swin(found) | dict(tree)))
+        return checked(Model, where, **_changed(_swin(found), tree))
     name = tree.get("backbone") or (f"timm/{architecture}" if (architecture := found.file.config.get("architecture")) else None)
     if name is None:
         raise WeightsError(f"{where}: {found.says()}, which does not say the model that it goes into; give --preset timm/NAME")
     return checked(Model, where, **{**tree, "backbone": name})
+
+
+def _changed(own: Mapping[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with single settings replaced, those of its subsections too."""
+    both = {key: own[key] | value for key, value in tree.items() if isinstance(value, dict) and isinstance(own.get(key), dict)}
+    return dict(own) | dict(tree) | both
 
 
 def lacking(found: Recognised) -> tuple[str, ...]:
