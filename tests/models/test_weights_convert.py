@@ -432,6 +432,13 @@ def test_mask2former_of_transformers_computes_the_same(saving, kind, tmp_path):
     assert torch.allclose(output.mask_logits, wanted.masks_queries_logits, atol=1e-3)
 
 
+def test_a_model_of_ours_with_another_head_is_not_called_damaged(tmp_path):
+    classes = nameless_set(3)
+    build_segmenter(Model(pixel={"channels": 16}), classes).save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=r"of other sizes than the recipe's model \(head\..*copy what its config\.json says under model"):
+        build_segmenter(Model(pixel={"channels": 32}, weights=str(tmp_path)), classes)
+
+
 def test_a_single_size_that_is_given_leaves_the_others_of_a_folder_alone(tmp_path, monkeypatch, capsys):
     foreign.mask2former(tmp_path / "ade")
     convert(tmp_path / "ade", tmp_path / "model", overrides=["mask2former.heads=4", "mask2former.points=99"])

@@ -178,6 +178,11 @@ def _demand_complete(start: Start, absent: Sequence[str]) -> None:
     may_lack = (*_MAY_LACK.get(found.family, ()), *((WEIGHT, BIAS) if start.plan and start.plan.wanted is None else ()))
     expected = (found.part, *(("head.",) if start.plan else ()))
     if needed := [name for name in absent if name.startswith(expected) and not name.endswith(may_lack)]:
+        if found.family == "semivss" and set(needed) <= found.state.keys():  # whole folders are checked when they are read
+            raise WeightsError(
+                f"{found.path}: is of other sizes than the recipe's model ({some(needed)}); "
+                "copy what its config.json says under model into the recipe's [model]"
+            )
         raise WeightsError(
             f"{found.path}: incomplete, {len(needed)} tensors of {found.says()} are missing or of another shape "
             f"({some(needed)}); get the file again, or give the configuration of this model"
