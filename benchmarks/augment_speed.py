@@ -1,6 +1,6 @@
 """What does one training crop cost, from files to tensors? Our augmentation against mmsegmentation's transforms.
 
-    python benchmarks/augment_speed.py --peers FOLDER            15 rounds of 16 images a case; FOLDER: see peers/install.py
+    python benchmarks/augment_speed.py --peers FOLDER            25 rounds of 16 images a case; FOLDER: see peers/install.py
     python benchmarks/augment_speed.py --peers FOLDER --quick    2 rounds of 4
 
 Frames (JPEG) and label maps of 124 classes (8-bit PNG) of 480x853 and 1080x1920 pixels are made in a temporary folder. Both sides read a
@@ -20,6 +20,7 @@ import itertools
 import statistics
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ Pair = tuple[Path, Path]  # frame, labels
 
 
 def main() -> None:
-    options = options_of(__doc__, rounds=15)
+    options = options_of(__doc__, rounds=25)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with_peer = installed("mmseg")
@@ -73,9 +74,9 @@ def measure(pairs: list[Pair], size: tuple[int, int], crop: int, rounds: int, fl
     """One row."""
     factors = 0.5 + 1.5 * (np.arange(len(pairs)) + 0.5) / len(pairs)
     work = [(pair, float(factor)) for pair, factor in zip(pairs, factors, strict=True)]
-    sides: dict[str, Callable[[], Any]] = {
+    sides: dict[str, list[Callable[[], Any]]] = {
         "semivss": our_side(work, crop),
-        "decode": lambda: [(read_frame(frame), read_mask(labels)) for frame, labels in pairs],
+        "decode": [partial(our_reading, pair) for pair in pairs],
     }
     if with_peer:
         sides["mmsegmentation"], sides["their decode"] = mmseg_sides(work, size, crop)
@@ -98,19 +99,25 @@ def milliseconds(times: list[float], images: int) -> float:
     return short(1000 * statistics.median(times) / images)
 
 
-def our_side(work: list[tuple[Pair, float]], crop: int) -> Callable[[], Any]:
-    """One pass over the images, frames and labels as tensors."""
+def our_reading(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    return read_frame(pair[0]), read_mask(pair[1])
+
+
+def our_side(work: list[tuple[Pair, float]], crop: int) -> list[Callable[[], Any]]:
+    """One call an image; frames and labels as tensors."""
     generator = np.random.default_rng(0)
-    settings = {factor: Augment(crop=(crop, crop), scale=(factor, factor)) for _, factor in work}
 
-    def one(pair: Pair, factor: float) -> tuple[torch.Tensor, torch.Tensor]:
-        frames, labels = augment_clip([read_frame(pair[0])], [read_mask(pair[1])], settings[factor], generator)
-        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3))), torch.from_numpy(labels)
+    def one(pair: Pair, settings: Augment) -> tuple[torch.Tensor, torch.Tensor]:
+        frame, labels = our_reading(pair)
+        frames, warped = augment_clip([frame], [labels], settings, generator)
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3))), torch.from_numpy(warped)
 
-    return lambda: [one(pair, factor) for pair, factor in work]
+    return [partial(one, pair, Augment(crop=(crop, crop), scale=(factor, factor))) for pair, factor in work]
 
 
-def mmseg_sides(work: list[tuple[Pair, float]], size: tuple[int, int], crop: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+def mmseg_sides(
+    work: list[tuple[Pair, float]], size: tuple[int, int], crop: int
+) -> tuple[list[Callable[[], Any]], list[Callable[[], Any]]]:
     """The same of mmsegmentation, and its reading alone."""
     import mmseg.datasets.transforms  # noqa: F401 -- registers the transforms
     from mmcv.transforms import Compose
@@ -139,10 +146,8 @@ def mmseg_sides(work: list[tuple[Pair, float]], size: tuple[int, int], crop: int
     def given(pair: Pair) -> dict[str, Any]:
         return {"img_path": str(pair[0]), "seg_map_path": str(pair[1]), "seg_fields": [], "reduce_zero_label": False}
 
-    return (
-        lambda: [pipelines[factor](given(pair)) for pair, factor in work],
-        lambda: [read(given(pair)) for pair, _ in work],
-    )
+    whole = [lambda pair=pair, factor=factor: pipelines[factor](given(pair)) for pair, factor in work]
+    return whole, [lambda pair=pair: read(given(pair)) for pair, _ in work]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ and keeps intersections and areas alone; `MulticlassConfusionMatrix.update`, whi
 (`validate_args=False`). The counts must agree. Sides take turns in one process on one thread.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -38,17 +40,17 @@ def measure(kind: str, count: int, rounds: int, there: dict[str, bool]) -> None:
     frames = frames_of(kind, count)
     tensors = [tuple(torch.from_numpy(labels).long() for labels in pair) for pair in frames]
     confusion = Confusion(CLASSES)
-    sides = {"semivss": lambda: [confusion.update(*pair) for pair in frames]}
+    sides = {"semivss": [partial(confusion.update, *pair) for pair in frames]}
     if there["mmsegmentation"]:
         metric = iou_metric()
         samples = [{"gt_sem_seg": {"data": truth[None]}, "pred_sem_seg": {"data": guess[None]}} for truth, guess in tensors]
-        sides["mmsegmentation"] = lambda: [metric.process({}, [sample]) for sample in samples]
+        sides["mmsegmentation"] = [partial(metric.process, {}, [sample]) for sample in samples]
     if there["torchmetrics"]:
         from torchmetrics.classification import MulticlassConfusionMatrix
 
         checked, unchecked = (MulticlassConfusionMatrix(CLASSES, ignore_index=IGNORE, validate_args=check) for check in (True, False))
-        sides["torchmetrics"] = lambda: [checked.update(guess[None], truth[None]) for truth, guess in tensors]
-        sides["unchecked"] = lambda: [unchecked.update(guess[None], truth[None]) for truth, guess in tensors]
+        sides["torchmetrics"] = [partial(checked.update, guess[None], truth[None]) for truth, guess in tensors]
+        sides["unchecked"] = [partial(unchecked.update, guess[None], truth[None]) for truth, guess in tensors]
     times = alternated(sides, rounds)
     turns = rounds + 1
     hits = np.diagonal(confusion.matrix)

@@ -63,8 +63,8 @@ def main() -> None:
         sides["mmsegmentation"] = lambda: answer(scores(frame))
     last: dict[str, Answer] = {}
     example = transformers_scores(theirs, ours, frame)
-    calls: dict[str, Callable[[], object]] = {name: noting(name, side, last) for name, side in sides.items()}
-    times = alternated(calls | {"entropy": lambda: score_entropy(example)}, 1 if options.quick else options.rounds)
+    calls: dict[str, list[Callable[[], object]]] = {name: [noting(name, side, last)] for name, side in sides.items()}
+    times = alternated(calls | {"entropy": [lambda: score_entropy(example)]}, 1 if options.quick else options.rounds)
     same = compared(theirs, ours, frame) | {"labels": len(last["32"][0].unique())}
     alone = statistics.median(times["entropy"])
     for precision, floor in FLOORS.items():

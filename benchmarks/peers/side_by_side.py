@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,15 +42,22 @@ def installed(package: str) -> bool:
     return found
 
 
-def alternated(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each side's calls, round after round; one more round before them fills caches."""
+def alternated(sides: Mapping[str, Sequence[Callable[[], object]]], rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each side's calls, round after round; one more round before them fills caches.
+
+    All sides have equally many calls. They take turns call by call, so that what slows the machine down for a moment meets all of them.
+    """
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds + 1):
-        for name, side in sides.items():
-            start = time.process_time()
-            side()
+        spent = dict.fromkeys(sides, 0.0)
+        for calls in zip(*sides.values(), strict=True):
+            for name, call in zip(sides, calls, strict=True):
+                start = time.process_time()
+                call()
+                spent[name] += time.process_time() - start
+        for name, seconds in spent.items():
             if turn:
-                times[name].append(time.process_time() - start)
+                times[name].append(seconds)
     return times
 
 

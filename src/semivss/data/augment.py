@@ -16,6 +16,7 @@ from semivss.settings import Augment, Strong
 
 TRIES = 10  # crops drawn at most until one obeys the class-share limit; the last one is taken as it is
 _VECTOR = 64  # columns; OpenCV rounds what lies beyond a row's last whole vector otherwise, so a row is cut at a multiple of every vector
+_ROWS = 128  # of a frame under another light at a time: what is in between stays in the cache and asks for no new memory
 
 
 @dataclass(frozen=True)
@@ -242,13 +243,14 @@ def _draw_photometric(settings: Augment, generator: np.random.Generator) -> Phot
 
 def _relight(frame: UInt8[np.ndarray, "h w 3"], photometric: Photometric) -> None:
     """In place."""
-    if photometric.light is not None:
-        cv2.LUT(frame, photometric.light, frame)
-    if photometric.hue is None and photometric.saturation is None:
-        return
-    hsv = cv2.cvtColor(frame, cv2.COLOR_RGB2HSV_FULL)
-    planes = cv2.split(hsv)
-    for plane, table in zip(planes[:2], (photometric.hue, photometric.saturation), strict=True):
-        if table is not None:
-            cv2.LUT(plane, table, plane)
-    cv2.cvtColor(cv2.merge(planes, hsv), cv2.COLOR_HSV2RGB_FULL, frame)
+    tables = (photometric.hue, photometric.saturation)
+    for rows in (frame[top : top + _ROWS] for top in range(0, len(frame), _ROWS)):
+        if photometric.light is not None:
+            cv2.LUT(rows, photometric.light, rows)
+        if any(table is not None for table in tables):
+            hsv = cv2.cvtColor(rows, cv2.COLOR_RGB2HSV_FULL)
+            planes = cv2.split(hsv)
+            for plane, table in zip(planes[:2], tables, strict=True):
+                if table is not None:
+                    cv2.LUT(plane, table, plane)
+            cv2.cvtColor(cv2.merge(planes, hsv), cv2.COLOR_HSV2RGB_FULL, rows)
