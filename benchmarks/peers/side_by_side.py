@@ -29,15 +29,14 @@ def options_of(doc: str | None, rounds: int) -> argparse.Namespace:
         if not (Path(options.peers) / "mmcv" / "_ext.py").is_file():
             raise SystemExit(f"--peers {options.peers}: not a folder of peers; {INSTALL}")
         sys.path.append(options.peers)  # at the end: both sides work with the environment's torch, numpy and OpenCV
+        warnings.filterwarnings("ignore")  # packages of 2023 use much that is deprecated
     return options
 
 
 def installed(package: str) -> bool:
     """Whether a peer is there; one line on stderr says how to install it otherwise."""
     found = importlib.util.find_spec(package) is not None
-    if found:
-        warnings.filterwarnings("ignore")
-    else:
+    if not found:
         print(f"{package} is not installed: {INSTALL}", file=sys.stderr)
     return found
 
