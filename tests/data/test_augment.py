@@ -55,6 +55,19 @@ def test_one_warp_equals_resize_then_crop_then_flip(flip):
     np.testing.assert_array_equal(warp_labels(labels, geometry), nearest[:, ::-1] if flip else nearest)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("width", [64, 100, 333])  # of the crop: whole vectors of OpenCV's, and some more
+def test_leaving_out_what_the_frame_does_not_cover_changes_no_pixel(width, flip):
+    frame = picture(60, 80)
+    for resized in ((31, 41), (47, 93), (60, 80), (90, 200)):
+        geometry = Geometry((60, 80), resized, (0, 0), (70, width), flip)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        whole = cv2.warpAffine(frame, geometry.inverse(), (width, 70), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        crop, inside = warp_frame(frame, geometry), geometry.inside()
+        np.testing.assert_array_equal(crop[inside], whole[inside])
+        assert crop.sum(dtype=int) == whole[inside].sum(dtype=int)  # 0 elsewhere
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), height=st.integers(20, 90), width=st.integers(20, 90), share=st.sampled_from([0.3, 0.75, 1.0]))
 def test_mask_ids_come_from_the_source_and_padding_is_marked_in_both(seed, height, width, share):
@@ -168,6 +181,17 @@ def test_hue_turns_the_colour_circle_by_degrees():
     assert np.abs(signed).max() <= 19.5
     assert np.abs(signed).max() > 10
     assert (signed == 0).mean() > 0.2  # half of the draws leave it alone
+
+
+def test_frames_of_a_clip_are_those_of_single_warps_and_lie_channel_by_channel():
+    recipe = PLAIN.model_copy(update={"crop": (70, 100), "photometric": True, "hue": 180.0})
+    for seed in range(12):
+        frames, _ = augment_clip([picture(), picture(seed=1)], [blocks()] * 2, recipe, np.random.default_rng(seed))
+        assert np.moveaxis(frames, -1, -3).flags.c_contiguous
+        for number, frame in enumerate(frames):  # a clip of one frame under the same draw
+            np.testing.assert_array_equal(one(picture(seed=number), blocks(), recipe, seed)[0], frame)
+        assert not frames[:, 48:].any()
+        assert not frames[:, :, 64:].any()
 
 
 def test_same_generator_state_same_clip():

@@ -15,6 +15,8 @@ from semivss.data.labels import IGNORE
 from semivss.settings import Augment, Strong
 
 TRIES = 10  # crops drawn at most until one obeys the class-share limit; the last one is taken as it is
+_VECTOR = 64  # columns; OpenCV rounds what lies beyond a row's last whole vector otherwise, so a row is cut at a multiple of every vector
+_ROWS = 128  # of a frame under another light at a time: what is in between stays in the cache and asks for no new memory
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,11 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Photometric:
-    """Tables of a change of light: grey level to grey level, then hue and saturation."""
+    """Tables of a change of light: grey level to grey level, then hue and saturation, as OpenCV's full-range HSV has them."""
 
     light: UInt8[np.ndarray, "256"] | None
-    hue_saturation: UInt8[np.ndarray, "256 1 3"] | None  # over OpenCV's full-range HSV; the third channel is left alone
+    hue: UInt8[np.ndarray, "256"] | None
+    saturation: UInt8[np.ndarray, "256"] | None
 
 
 def augment_clip(
@@ -60,11 +63,19 @@ def augment_clip(
     """Crops of size `settings.crop` from all frames of a clip under one draw of `generator` (paper, section 3.2).
 
     Frames (RGB, 0..255) are sampled bilinearly and padded with 0; labels (0..C-1, 255 = ignore) are sampled by nearest neighbour and
-    padded with 255, so every id of the result was in the source or is 255.
+    padded with 255, so every id of the result was in the source or is 255. In memory the frames lie channel by channel, as networks
+    take them.
     """
     geometry, warped = _draw_crop(labels, settings, generator)
     photometric = _draw_photometric(settings, generator)
-    return np.stack([warp_frame(frame, geometry, photometric) for frame in frames]), warped
+    crops = np.empty((len(frames), 3, *settings.crop), np.uint8)
+    for frame, planes in zip(frames, crops, strict=True):
+        covered = _covered(frame, geometry, photometric)
+        height, width = covered.shape[:2]
+        cv2.split(covered, [plane[:height, :width] for plane in planes])
+        for plane in planes:
+            _pad(plane, geometry, 0)
+    return np.moveaxis(crops, 1, -1), warped
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ def augment_unlabelled(
         labels, codes = np.full_like(warped, IGNORE), np.zeros(warped.shape, np.uint16)
     else:
         geometry, labels = _draw_crop([one for one, _ in maps], settings, generator)
-        codes = np.stack([_pad(_warp(code, geometry, cv2.INTER_NEAREST), geometry, 0) for _, code in maps])
+        codes = np.stack([_warp_values(code, geometry, 0, np.empty(geometry.crop, np.uint16)) for _, code in maps])
     weak = np.stack([warp_frame(frame, geometry) for frame in frames])
     views = np.stack([_strong_view(weak, geometry, settings, strong, generator) for _ in range(strong.views)])
     return UnlabelledCrops(weak, views, np.stack([warp_labels(one, geometry) for one in inside]) != IGNORE, labels, codes)
@@ -117,7 +128,9 @@ def _strong_view(
 
 
 def _strongly(frame: UInt8[np.ndarray, "h w 3"], photometric: Photometric | None, grey: bool, sigma: float) -> UInt8[np.ndarray, "h w 3"]:
-    lit = frame.copy() if photometric is None else _relight(frame, photometric)
+    lit = frame.copy()
+    if photometric is not None:
+        _relight(lit, photometric)
     if grey:
         lit = np.repeat(cv2.cvtColor(lit, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
     return np.asarray(cv2.GaussianBlur(lit, (0, 0), sigma)) if sigma else lit
@@ -125,21 +138,44 @@ def _strongly(frame: UInt8[np.ndarray, "h w 3"], photometric: Photometric | None
 
 def warp_frame(frame: UInt8[np.ndarray, "H W 3"], geometry: Geometry, photometric: Photometric | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Crop of a frame under a given geometry and light; 0 outside the frame."""
-    warped = _warp(frame, geometry, cv2.INTER_LINEAR)
-    lit = warped if photometric is None else _relight(warped, photometric)
-    return _pad(lit, geometry, 0)
+    covered = _covered(frame, geometry, photometric)
+    crop = np.empty((*geometry.crop, 3), np.uint8)
+    crop[: covered.shape[0], : covered.shape[1]] = covered
+    return _pad(crop, geometry, 0)
 
 
 def warp_labels(labels: UInt8[np.ndarray, "H W"], geometry: Geometry) -> UInt8[np.ndarray, "h w"]:
     """Crop of a label map under a given geometry; 255 outside the frame."""
-    return _pad(_warp(labels, geometry, cv2.INTER_NEAREST), geometry, IGNORE)
+    return _warp_values(labels, geometry, IGNORE, np.empty(geometry.crop, np.uint8))
 
 
-def _warp(image: np.ndarray, geometry: Geometry, interpolation: int) -> np.ndarray:
+def _covered(frame: UInt8[np.ndarray, "H W 3"], geometry: Geometry, photometric: Photometric | None) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The crop of a frame as far as the frame covers it, see `_extent`."""
+    covered = np.empty((*_extent(geometry), 3), np.uint8)
+    _warp(frame, geometry, cv2.INTER_LINEAR, covered)
+    if photometric is not None:
+        _relight(covered, photometric)
+    return covered
+
+
+def _warp_values(values: np.ndarray, geometry: Geometry, padding: int, out: np.ndarray) -> np.ndarray:
+    """Crop of a map of numbers, by nearest neighbour, into `out`."""
+    height, width = _extent(geometry)
+    _warp(values, geometry, cv2.INTER_NEAREST, out[:height, :width])
+    return _pad(out, geometry, padding)
+
+
+def _extent(geometry: Geometry) -> tuple[int, int]:
+    """Rows and columns of the crop, from its top left, that hold all that the frame covers, the columns in whole vectors."""
+    rows, columns = geometry.inside()
+    return rows.stop, min(-(-columns.stop // _VECTOR) * _VECTOR, geometry.crop[1])
+
+
+def _warp(image: np.ndarray, geometry: Geometry, interpolation: int, out: np.ndarray) -> None:
+    """Write the rows and columns of `_extent`."""
     # The border is replicated here and overwritten by `_pad`: a constant border would darken the frame's outermost pixels.
-    height, width = geometry.crop
     flags = interpolation | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(image, geometry.inverse(), (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE))
+    cv2.warpAffine(image, geometry.inverse(), out.shape[1::-1], out, flags, cv2.BORDER_REPLICATE)
 
 
 def _pad(image: np.ndarray, geometry: Geometry, value: int) -> np.ndarray:
@@ -161,11 +197,14 @@ def _draw_crop(
     height, width = settings.base or source
     resized = max(1, round(height * scale)), max(1, round(width * scale))
     flip = bool(generator.random() < settings.flip)
+    warped = np.empty((len(labels), *settings.crop), np.uint8)
     for _ in range(TRIES):
         corner = tuple(int(generator.integers(max(r - c, 0) + 1)) for r, c in zip(resized, settings.crop, strict=True))
         geometry = Geometry((source[0], source[1]), resized, (corner[0], corner[1]), settings.crop, flip)
-        warped = np.stack([warp_labels(one, geometry) for one in labels])
-        if _share(warped, labels) <= settings.max_class_share:
+        for one, crop in zip(labels, warped, strict=True):
+            _warp_values(one, geometry, IGNORE, crop)
+        rows, columns = geometry.inside()
+        if _share(warped[:, rows, columns], labels) <= settings.max_class_share:
             break
     return geometry, warped
 
@@ -178,7 +217,8 @@ def _share(crop: UInt8[np.ndarray, "T h w"], labels: Sequence[UInt8[np.ndarray, 
 
 def largest_share(labels: UInt8[np.ndarray, "T h w"]) -> float:
     """Share of the most frequent class among the labelled pixels, 0..1; 0 where nothing is labelled."""
-    counts = np.bincount(labels.ravel(), minlength=256)[:IGNORE]
+    # OpenCV counts in integers and gives them as float32, exact below 2**24 pixels a label map; half the time of np.bincount
+    counts = sum(cv2.calcHist([one], [0], None, [256], [0, 256]).astype(np.int64) for one in labels)[:IGNORE]
     return float(counts.max() / max(counts.sum(), 1))
 
 
@@ -193,18 +233,24 @@ def _draw_photometric(settings: Augment, generator: np.random.Generator) -> Phot
     levels = np.arange(256.0)
     light = np.clip(levels + added, 0, 255) if chosen[0] else levels
     light = np.clip(light * gain, 0, 255) if chosen[1] else light
-    colour = np.stack([levels, levels, levels], axis=-1)[:, None]  # 256, 1, 3
-    colour[:, 0, 0] = (levels + turn * 256 / 360) % 256 if chosen[2] else levels
-    colour[:, 0, 1] = np.clip(levels * saturation, 0, 255) if chosen[3] else levels
+    hue = np.rint((levels + turn * 256 / 360) % 256) % 256  # hue 255.6 is hue 0
     return Photometric(
         np.rint(light).astype(np.uint8) if chosen[:2].any() else None,
-        (np.rint(colour).astype(int) % 256).astype(np.uint8) if chosen[2:].any() else None,  # hue 255.6 is hue 0
+        hue.astype(np.uint8) if chosen[2] else None,
+        np.rint(np.clip(levels * saturation, 0, 255)).astype(np.uint8) if chosen[3] else None,
     )
 
 
-def _relight(frame: UInt8[np.ndarray, "h w 3"], photometric: Photometric) -> UInt8[np.ndarray, "h w 3"]:
-    lit = frame if photometric.light is None else cv2.LUT(frame, photometric.light)
-    if photometric.hue_saturation is not None:
-        hsv = cv2.cvtColor(lit, cv2.COLOR_RGB2HSV_FULL)
-        lit = cv2.cvtColor(cv2.LUT(hsv, photometric.hue_saturation), cv2.COLOR_HSV2RGB_FULL)
-    return np.asarray(lit)
+def _relight(frame: UInt8[np.ndarray, "h w 3"], photometric: Photometric) -> None:
+    """In place."""
+    tables = (photometric.hue, photometric.saturation)
+    for rows in (frame[top : top + _ROWS] for top in range(0, len(frame), _ROWS)):
+        if photometric.light is not None:
+            cv2.LUT(rows, photometric.light, rows)
+        if any(table is not None for table in tables):
+            hsv = cv2.cvtColor(rows, cv2.COLOR_RGB2HSV_FULL)
+            planes = cv2.split(hsv)
+            for plane, table in zip(planes[:2], tables, strict=True):
+                if table is not None:
+                    cv2.LUT(plane, table, plane)
+            cv2.cvtColor(cv2.merge(planes, hsv), cv2.COLOR_HSV2RGB_FULL, rows)

@@ -178,7 +178,7 @@ def _jpeg_ends(data: bytes) -> bool:
             position += 1
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return data.find(b"\xff\xd9", position) >= 0
+    return data.rfind(b"\xff\xd9", position) >= 0  # from the end, where it is in a whole file
 
 
 def _check_png(data: bytes, path: Path) -> None:
