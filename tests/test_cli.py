@@ -27,7 +27,7 @@ def fails(*words: object) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("words", [(), ("data",), ("train",), ("predict",), ("data", "import")])
+@pytest.mark.parametrize("words", [(), ("data",), ("train",), ("predict",), ("export",), ("data", "import")])
 def test_help_answers_without_heavy_imports(words):
     code = "import sys; sys.argv = ['semivss', *sys.argv[1:], '--help']\nimport semivss.cli\n"
     code += "try: semivss.cli.main()\nexcept SystemExit: pass\n"

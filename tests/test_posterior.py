@@ -20,7 +20,7 @@ from semivss.posterior import (
     unreliability_threshold,
     unreliability_thresholds,
 )
-from semivss.tensors import MaskLogits, PixelLogits
+from semivss.tensors import Distribution, MaskLogits, PixelLogits
 
 RULES = ["spread", "l1", "softmax"]
 
@@ -233,3 +233,12 @@ def test_factors_are_bounded_and_spare_classes_without_labels():
     assert class_factors(mean, wanted, 1.0).tolist() == pytest.approx([10, 0.1, 10, 1])
     assert class_factors(mean, wanted, 0.5).tolist() == pytest.approx([10**0.5, 0.1**0.5, 10**0.5, 1])
     assert class_factors(torch.tensor([0.2, 0.8]), torch.tensor([0.5, 0.5]), 1.0).tolist() == pytest.approx([2.5, 0.625])
+
+
+def test_a_distribution_is_resized_as_the_whole_image_even_where_it_looks_like_a_segmenters_map():
+    p = torch.tensor([[0.0, 1.0], [1.0, 0.0]])[None, :, None]  # two classes, one row of two pixels
+    row = class_distribution(Distribution(p), (1, 5))[0, 1, 0]  # ceil(5 / 4) = 2 cells of 4 pixels, if they were logits
+    torch.testing.assert_close(row, torch.tensor([1.0, 0.9, 0.5, 0.1, 0.0]))
+    whole = class_distribution(Distribution(p))
+    torch.testing.assert_close(whole, p, rtol=0, atol=0)
+    assert whole.data_ptr() != p.data_ptr()  # the running sum is written in place

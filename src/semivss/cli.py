@@ -44,7 +44,10 @@ StageName = Literal["teacher", "student", "pseudo-label", "retrain", "predict", 
 Precision = Annotated[Literal["32", "bf16"], typer.Option(help="Of the models' forward pass; bf16 is for GPUs.")]
 ModelsAndInputs = Annotated[
     list[Path],
-    typer.Argument(help="One or more model folders, then the input: videos, frame folders or a data set.", metavar="MODEL... INPUT..."),
+    typer.Argument(
+        help="One or more model folders or exported files, then the input: videos, frame folders or a data set.",
+        metavar="MODEL... INPUT...",
+    ),
 ]
 Preset = Annotated[str | None, typer.Option(help="Backbone with the sizes that no file tells: vit_adapter_l, one_peace_l, timm/NAME, ...")]
 SizesFile = Annotated[Path | None, typer.Option("--config", help="JSON, TOML or mmseg Python file of sizes instead; it is never run.")]
@@ -214,6 +217,23 @@ def pseudo_label(
     pseudo_label_paths(
         models, inputs, out, settings, split=split, policy=policy, align_to=align_to, align_split=align_split, align_list=align_list
     )
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Model or run folder.", metavar="MODEL")],
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width of the frames, such as 480 853.", metavar="H W")],
+    out: Annotated[Path | None, typer.Option(help="File; ./model_<H>x<W>.onnx by default.")] = None,
+    kind: Annotated[
+        Literal["scores", "labels"], typer.Option(help="What it gives: probabilities of the classes, or labels alone.")
+    ] = "scores",
+    tolerance: Annotated[float, typer.Option(min=0, help="Most that a probability may differ from PyTorch's.")] = 1e-4,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Write a model as an ONNX file for frames of one size. It is compared with PyTorch first; predict and pseudo-label take it."""
+    from semivss.verbs import export_paths
+
+    export_paths(model, size, out, kind, tolerance=tolerance, force=force)
 
 
 @pseudo.command("inspect")

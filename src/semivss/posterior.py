@@ -13,7 +13,7 @@ from torch import Tensor
 
 from semivss.class_rows import merge_rows
 from semivss.full_precision import full_precision
-from semivss.tensors import IGNORE, MaskLogits, PixelLogits, Split
+from semivss.tensors import IGNORE, Distribution, MaskLogits, PixelLogits, Split
 
 STRIDE = 4  # image pixels a cell of a Segmenter's maps stands for, in each direction
 MOST_FACTOR = 10.0  # of a class in distribution alignment
@@ -21,23 +21,31 @@ _CLASSES_AT_ONCE = 16  # the entropy's temporary values: a slice of the classes 
 
 
 def class_distribution(
-    output: MaskLogits | PixelLogits, size: tuple[int, int] | None = None, rule: str = "spread", align_corners: bool = False
+    output: MaskLogits | PixelLogits | Distribution,
+    size: tuple[int, int] | None = None,
+    rule: str = "spread",
+    align_corners: bool = False,
 ) -> Float[Tensor, "B C H W"]:
     """Probabilities of the classes, float32, which sum to 1 in each pixel.
 
-    Mask votes are resized first and turned into a distribution afterwards; per-pixel logits are resized before their softmax.
+    Mask votes are resized first and turned into a distribution afterwards; per-pixel logits are resized before their softmax. What is a
+    distribution already is resized as the image that it covers, whatever its size.
 
     Args:
-        output: what a Segmenter returned.
+        output: what a Segmenter or another model returned.
         size: height and width of the result; none = that of the logit maps.
-        rule: how mask votes become a distribution: spread | l1 | softmax, see the functions of these names. Per-pixel logits need none.
+        rule: how mask votes become a distribution: spread | l1 | softmax, see the functions of these names. Others need none.
         align_corners: as in `resize_maps`.
     """
     match output:
         case PixelLogits():
-            return pixel_logits(output.logits.float(), output.rows, size, align_corners).softmax(1)
+            return _softmax(pixel_logits(output.logits.float(), output.rows, size, align_corners))
+        case Distribution():
+            return output.p.clone() if size is None else F.interpolate(output.p, size, mode="bilinear", align_corners=align_corners)
         case MaskLogits():
             votes = resize_maps(mask_votes(output), size, align_corners)
+            if torch.compiler.is_exporting():  # a graph would keep what was cut off, and scatter what is written in place into that
+                votes = votes.clone()
     match rule:
         case "spread":
             return spread_(votes)
@@ -85,7 +93,16 @@ def softmax(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
 
     Only to reproduce it: with 124 classes every entropy lies in the topmost percent of its range.
     """
-    return votes.softmax(1)
+    return _softmax(votes)
+
+
+def _softmax(logits: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    if not torch.compiler.is_exporting():
+        return logits.softmax(1)
+    powers = (
+        logits - logits.amax(1, keepdim=True)
+    ).exp()  # onnxruntime's own softmax takes 6 to 8 times as long over an axis in the middle
+    return powers / powers.sum(1, keepdim=True)
 
 
 def resize_maps(maps: Float[Tensor, "B C h w"], size: tuple[int, int] | None, align_corners: bool = False) -> Float[Tensor, "B C H W"]:

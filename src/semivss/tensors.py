@@ -64,6 +64,13 @@ class PixelLogits:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """What a model says that gives probabilities instead of logits, as an exported one does."""
+
+    p: Float[Tensor, "B C h w"]  # sums to 1 in each pixel
+
+
+@dataclass(frozen=True)
 class Split:
     """Pseudo labels cut by entropy (arXiv 2406.00587, equation 2)."""
 

@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from semivss.atomic import atomic_json, demand_folder, newest
 from semivss.data.clips import VideoDataset
@@ -33,16 +34,16 @@ def predict_paths(
     split: str | None = None,
     policy: Policy = "strict",
 ) -> None:
-    """Segment a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
+    """Segment a data set, a frame folder or videos with model folders or exported files. Raises SemivssError for what cannot be read."""
     demand_words(models, source, out, pseudo=False)
     for hint in (ensemble_hint(models), views_hint(models, settings.views)):
         if hint:
             say(hint)
     from semivss.infer.inputs import open_inputs
+    from semivss.infer.onnx_model import open_model
     from semivss.infer.predict import predict
-    from semivss.models.segmenter import Segmenter
 
-    members = [Segmenter.from_pretrained(model_folder(path)) for path in models]
+    members = [open_model(model_path(path)) for path in models]
     left_out = DefectCounter()
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
     predict(members, inputs, out, settings, weights=weights, policy=policy, left_out=left_out)
@@ -61,13 +62,13 @@ def pseudo_label_paths(
     align_split: str = "train",
     align_list: str | None = None,
 ) -> None:
-    """Label a data set, a frame folder or videos with models from folders. Raises SemivssError for what cannot be read."""
+    """Label a data set, a frame folder or videos with model folders or exported files. Raises SemivssError for what cannot be read."""
     demand_words(models, source, out, pseudo=True)
     from semivss.infer.inputs import open_inputs
+    from semivss.infer.onnx_model import open_model
     from semivss.infer.pseudo import pseudo_label
-    from semivss.models.segmenter import Segmenter
 
-    members = [Segmenter.from_pretrained(model_folder(path)) for path in models]
+    members = [open_model(model_path(path)) for path in models]
     left_out = DefectCounter()
     wanted = None
     if align_to is not None:
@@ -80,6 +81,46 @@ def pseudo_label_paths(
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
     pseudo_label(members, inputs, out, settings, policy=policy, left_out=left_out, wanted=wanted)
     say(f"pseudo labels: {out}; look at them with semivss pseudo inspect {out}")
+
+
+def export_paths(
+    model: Path, size: tuple[int, int], out: Path | None, kind: Literal["scores", "labels"], *, tolerance: float, force: bool
+) -> None:
+    """Write the model of a folder as an ONNX file for frames of `size`, and say how near it is to PyTorch.
+
+    Args:
+        model: model folder or run folder.
+        size: height and width.
+        out: ends with .onnx; none = model_<size>.onnx here, with the kind in its name unless it is scores.
+        kind: scores | labels, what the file gives.
+        tolerance: largest difference of a probability from PyTorch's.
+        force: replace an existing file.
+
+    Raises:
+        SemivssError: as `infer.export.export_onnx`, or the file is there already.
+    """
+    folder = model_folder(model)
+    if min(size) < 1:
+        raise SemivssError(f"--size {size[0]} {size[1]}: not a size; write height and width in pixels such as --size 240 320")
+    target = out or Path(f"model_{size[0]}x{size[1]}{'' if kind == 'scores' else f'_{kind}'}.onnx")
+    if target.suffix != ".onnx":
+        raise SemivssError(f"{target}: not the name of an ONNX file; end it with .onnx")
+    if target.is_dir() or (target.exists() and not force):
+        raise SemivssError(
+            f"{target}: is there already; choose another file with --out" + ("" if target.is_dir() else ", or replace it with --force")
+        )
+    if hint := ensemble_hint([model]):
+        say(hint)
+    from semivss.infer.export import PACKAGES, export_onnx
+    from semivss.infer.onnx_model import demand_packages
+    from semivss.models.segmenter import Segmenter
+
+    demand_packages("export", PACKAGES)  # before a large model is read
+    described = export_onnx(Segmenter.from_pretrained(folder), target, size, kind, tolerance=tolerance)
+    for name, found in described.parity.items():
+        scores = "" if found.scores is None else f"scores differ from PyTorch's by at most {found.scores:.1e}, "
+        say(f"{found.frames} {name} frames: {scores}{found.labels:.3%} of the labels are the same")
+    say(f"model: {target}; it takes frames of {size[0]}x{size[1]}: semivss predict {target} VIDEO")
 
 
 def inspect_paths(
@@ -181,7 +222,7 @@ def demand_words(models: Sequence[Path], source: Path | Sequence[Path], out: Pat
     `pseudo` says what is to lie there: pseudo labels, or predictions.
     """
     for path in models:
-        model_folder(path)
+        model_path(path)
     for path in [source] if isinstance(source, Path) else source:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder; give a data set, a folder of frames or a video")
@@ -249,19 +290,34 @@ def _recipe_of(run: Path) -> Recipe | None:
 
 
 def models_and_inputs(words: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Cut the words of `predict` behind the leading model folders. The first word counts as a model and the last as an input anyhow."""
-    models = [words[0], *itertools.takewhile(_model_in, words[1:-1])]
+    """Cut the words of `predict` behind the leading models. The first word counts as a model and the last as an input anyhow."""
+    models = [words[0], *itertools.takewhile(_is_model, words[1:-1])]
     return models, list(words[len(models) :])
+
+
+def model_path(path: Path) -> Path:
+    """What `predict` runs: `path` itself if it is an exported file, else as `model_folder`. Raises SemivssError if there is no model."""
+    return path if _is_exported(path) else model_folder(path)
 
 
 def model_folder(path: Path) -> Path:
     """`path` itself if it is a model folder, or the model of the run folder `path`. Raises SemivssError if it is neither."""
+    if _is_exported(path):
+        raise SemivssError(f"{path}: an exported model can only predict; give the model folder that it was made from")
     found = _model_in(path)
     if found is None:
         raise SemivssError(
             f"{path}: no model there (no config.json); give a folder written by semivss train, such as runs/NAME/student/model"
         )
     return found
+
+
+def _is_exported(path: Path) -> bool:
+    return path.suffix == ".onnx" and path.is_file()
+
+
+def _is_model(path: Path) -> bool:
+    return _is_exported(path) or _model_in(path) is not None
 
 
 def _model_in(path: Path) -> Path | None:

@@ -22,6 +22,7 @@ from semivss.errors import DataError, DefectError, SemivssError
 from semivss.infer.finished import is_finished
 from semivss.infer.inputs import Frames, InputVideo, from_dataset
 from semivss.infer.manifest import write_manifest
+from semivss.infer.onnx_model import FrameSizeError, OnnxModel
 from semivss.infer.stream import FrameModel, NotFiniteError, device_of, stream_distribution
 from semivss.infer.views import View
 from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers, overlay_path, read_record, record_path
@@ -79,6 +80,8 @@ def run_job(job: Job, inputs: VideoDataset | Sequence[InputVideo], left_out: Def
     for model in job.models:
         if isinstance(model, nn.Module):
             model.eval()
+        if isinstance(model, OnnxModel) and job.precision != "32":
+            raise SemivssError(f"{model.path}: runs in float32 alone; leave precision {job.precision} out, or take the model folder")
     with locked(job.out):
         return _make_all(job.prepare(job, videos) if job.prepare else job, videos, left_out)
 
@@ -133,7 +136,8 @@ def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[st
 def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
     """Each frame with its distribution; models that lie on the CPU are brought to the GPU first, where there is one.
 
-    Raises SemivssError for a model whose values are not finite, and where there is not memory enough.
+    Raises SemivssError for a model whose values are not finite, for frames of another size than an exported model takes, and where there
+    is not memory enough.
     """
     waiting: deque[tuple[str, np.ndarray]] = deque()  # frames that the stream has read ahead
     done = 0
@@ -141,7 +145,9 @@ def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
         for model in job.models:
             if isinstance(model, nn.Module) and device_of(model).type == "cpu":
                 model.to(choose_accelerator())
-        for p in stream_distribution(job.models, job.shares, _noted(frames, waiting), job.views, job.batch, job.precision):
+        # an exported model takes one frame at a time, and answers at full size, which is much to hold for several
+        batch = 1 if any(isinstance(model, OnnxModel) for model in job.models) else job.batch
+        for p in stream_distribution(job.models, job.shares, _noted(frames, waiting), job.views, batch, job.precision):
             done += 1
             yield Labelled(*waiting.popleft(), p)
     except NotFiniteError as error:
@@ -150,6 +156,8 @@ def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
             f"{video}/{stem}: model {error.model + 1} of {len(job.models)} (SHA-256 {digest[:12]}) gives values that are not finite; "
             "its weights are damaged or its training diverged: train it again with a smaller rate, or leave it out"
         ) from error
+    except FrameSizeError as error:
+        raise SemivssError(f"{video}, frame {done + 1}: {error}") from error
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -14,6 +14,7 @@ from semivss import __version__
 from semivss.atomic import atomic_file
 from semivss.data.labels import LabelSet
 from semivss.data.policy import DefectCounter
+from semivss.infer.onnx_model import OnnxModel
 from semivss.infer.stream import FrameModel
 from semivss.infer.writer import read_record
 from semivss.settings import Predict, PseudoLabels
@@ -27,7 +28,9 @@ def made_from(models: Sequence[FrameModel], shares: Sequence[float], settings: P
 
 
 def model_hash(model: FrameModel) -> str:
-    """SHA-256 over classes, distribution rule, settings that are not at their default, and every weight of a model."""
+    """SHA-256 over classes, distribution rule, settings that are not at their default, and every weight of a model; or that of its file."""
+    if isinstance(model, OnnxModel):
+        return model.sha256
     settings = getattr(model, "settings", None)  # a Segmenter's; other models are told apart by their type
     kind = settings.model_dump(mode="json", exclude_defaults=True) if settings else type(model).__name__
     described = [list(model.label_set.names), model.label_set.colors, model.rule, kind]

@@ -12,14 +12,17 @@ from semivss.data.clips import VideoDataset
 from semivss.data.codes import code_of_entropy
 from semivss.data.policy import DefectCounter, Policy
 from semivss.defaults import defaults
+from semivss.errors import SemivssError
 from semivss.infer.inputs import InputVideo
 from semivss.infer.job import Job, Predicted, run_job
 from semivss.infer.manifest import made_from
+from semivss.infer.onnx_model import without_doubt
 from semivss.infer.stream import FrameModel, ensemble_shares
 from semivss.infer.stream import stream_distribution as stream_distribution
 from semivss.infer.views import views_from
 from semivss.infer.writer import Product
 from semivss.posterior import entropy
+from semivss.progress import say
 from semivss.settings import Predict
 
 __all__ = ["Predicted", "predict", "stream_distribution"]
@@ -39,6 +42,7 @@ def predict(
 
     A video with a record is finished: it is skipped when models, weights, views, settings and input are still the same and its files are
     there, and made anew (one line says why) otherwise. The frame rate of an overlay is that of the video file, else `settings.fps`.
+    With a model that was exported to give labels alone there are no entropy maps.
 
     Args:
         models: one, or an ensemble of models of the same classes. They are set to evaluation mode and,
@@ -53,8 +57,14 @@ def predict(
     Raises:
         DefectError: a damaged frame, under strict. Everything written before it stays.
         SemivssError: models that do not fit together or whose output is not finite, a folder that cannot be written or is in use,
-            outputs that would replace inputs.
+            outputs that would replace inputs, frames of another size than an exported model takes, or probabilities of labels.
     """
+    if labels := without_doubt(models):
+        if settings.probabilities != "none":
+            raise SemivssError(f"{labels.path}: gives labels, no probabilities; leave them out, or export the model with --kind scores")
+        if settings.entropy:
+            say(f"{labels.path} gives labels alone: no entropy maps")
+            settings = settings.model_copy(update={"entropy": False})
     shares = ensemble_shares(models, weights)
     job = Job(
         "predict",

@@ -28,6 +28,7 @@ from semivss.infer.alignment import aligned
 from semivss.infer.inputs import InputVideo
 from semivss.infer.job import Job, Predicted, run_job
 from semivss.infer.manifest import made_from
+from semivss.infer.onnx_model import without_doubt
 from semivss.infer.predict import entropy_codes, most_likely
 from semivss.infer.stream import FrameModel, ensemble_shares
 from semivss.infer.views import views_from
@@ -58,8 +59,10 @@ def pseudo_label(
 
     Raises:
         DefectError: a damaged frame, under strict. Everything written before it stays.
-        SemivssError: as `predict`; or labelling again would write over a correction.
+        SemivssError: as `predict`; labelling again would write over a correction; or an exported model gives labels without entropies.
     """
+    if labels := without_doubt(models):
+        raise SemivssError(f"{labels.path}: gives labels alone, pseudo labels need entropies; export the model with --kind scores")
     if settings.align and wanted is None:
         raise SemivssError("pseudo.align needs labelled frames to take the shares of the classes from; name their data set")
     shares = ensemble_shares(models, settings.weights or None)

@@ -14,9 +14,10 @@ from semivss.data.labels import LabelSet
 from semivss.errors import DataError, SemivssError
 from semivss.infer.views import View, Window
 from semivss.posterior import class_distribution
-from semivss.tensors import MaskLogits, PixelLogits
+from semivss.tensors import Distribution, MaskLogits, PixelLogits
 from semivss.wording import counted
 
+Output = MaskLogits | PixelLogits | Distribution
 Frame = UInt8[np.ndarray, "_ _ 3"]  # H, W; they may change from frame to frame
 
 
@@ -35,7 +36,7 @@ class FrameModel(Protocol):
 
     def parameters(self) -> Iterator[Tensor]: ...
 
-    def __call__(self, frames: UInt8[Tensor, "B 3 H W"]) -> MaskLogits | PixelLogits: ...
+    def __call__(self, frames: UInt8[Tensor, "B 3 H W"]) -> Output: ...
 
 
 class NotFiniteError(Exception):
@@ -54,7 +55,7 @@ class _Piece:
     model: int
     view: View
     window: Window
-    output: MaskLogits | PixelLogits | None = None  # of this window alone; none = still to be computed
+    output: Output | None = None  # of this window alone; none = still to be computed
 
 
 def stream_distribution(
@@ -158,6 +159,7 @@ def _sum(models: Sequence[FrameModel], shares: Sequence[float], pieces: Iterable
     for piece in pieces:
         assert piece.output is not None
         p = class_distribution(piece.output, piece.view.map_size(piece.window, size), models[piece.model].rule)[0]
+        p = p if total is None else p.to(total.device)  # a model that is no torch module stays on the CPU
         total = piece.view.add(total, p, piece.window, size, shares[piece.model])
     assert total is not None
     return total
@@ -202,20 +204,24 @@ def device_of(model: FrameModel) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _in_float32(output: MaskLogits | PixelLogits) -> MaskLogits | PixelLogits:
+def _in_float32(output: Output) -> Output:
     match output:
         case PixelLogits():
             return replace(output, logits=output.logits.float())
         case MaskLogits():
             return replace(output, class_logits=output.class_logits.float(), mask_logits=output.mask_logits.float())
+        case Distribution():
+            return Distribution(output.p.float())
 
 
-def _is_finite(output: MaskLogits | PixelLogits) -> bool:
+def _is_finite(output: Output) -> bool:
     match output:
         case PixelLogits():
             return bool(output.logits.isfinite().all())
         case MaskLogits():
             return bool(output.class_logits.isfinite().all()) and bool(output.mask_logits.isfinite().all())
+        case Distribution():
+            return bool(output.p.isfinite().all())
 
 
 def _cut(jobs: list[_Piece], chunk: list[Tensor]) -> UInt8[Tensor, "B 3 h w"]:
@@ -230,7 +236,7 @@ def _cut(jobs: list[_Piece], chunk: list[Tensor]) -> UInt8[Tensor, "B 3 h w"]:
     return torch.stack(windows)
 
 
-def _one(output: MaskLogits | PixelLogits, index: int) -> MaskLogits | PixelLogits:
+def _one(output: Output, index: int) -> Output:
     """Number `index` of a batch, without what only the loss needs."""
     own = slice(index, index + 1)
     match output:
@@ -238,3 +244,5 @@ def _one(output: MaskLogits | PixelLogits, index: int) -> MaskLogits | PixelLogi
             return PixelLogits(output.logits[own], output.pixel_features[own], output.rows)
         case MaskLogits():
             return MaskLogits(output.class_logits[own], output.mask_logits[own], output.pixel_features[own])
+        case Distribution():
+            return Distribution(output.p[own])

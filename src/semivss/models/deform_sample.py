@@ -33,7 +33,7 @@ def deformable_sample(
         offsets: x, y in cells of map l.
         weights: of the samples; they sum to 1 over L and P.
     """
-    if value.device.type == "cpu" and value.shape[-1] >= NARROW:
+    if value.device.type == "cpu" and value.shape[-1] >= NARROW and not torch.compiler.is_exporting():  # ONNX knows only `grid_sample`
         return sample_as_table(value, sizes, places, offsets, weights)
     return sample_by_map(value, sizes, places, offsets, weights)
 

@@ -46,7 +46,7 @@ def relative_bias(table: Float[Tensor, "R G"], grid: Grid) -> Float[Tensor, "1 G
 
     To be broadcast over the batch. Only as large as one image's logits, so layers make it anew and none keeps it.
     """
-    bias: Tensor = _Spread.apply(table, grid)
+    bias: Tensor = _looked_up(table, grid) if torch.compiler.is_exporting() else _Spread.apply(table, grid)
     return bias[None]
 
 
@@ -98,12 +98,29 @@ class _Spread(torch.autograd.Function):
         return torch.cat([steps.flip(1).flatten(1).T.to(gradient.dtype), special]), None
 
 
+def _looked_up(table: Float[Tensor, "R G"], grid: Grid) -> Float[Tensor, "G T T"]:
+    """The same as `_Spread` in few operations that write into nothing: what an exported graph is made of."""
+    high, wide = grid
+    steps = table[:-SPECIAL].T.reshape(-1, 2 * high - 1, 2 * wide - 1)
+    # not the remembered indices: what is made while a graph is recorded has no values
+    rows, columns = (_step_index(count, table.device) for count in grid)
+    pairs = steps.index_select(1, rows).index_select(2, columns)
+    patches = pairs.view(-1, high, high, wide, wide).transpose(2, 3).reshape(-1, high * wide, high * wide)
+    to_patch, from_patch, itself = (row[:, None, None] for row in table[-SPECIAL:].unbind())
+    lead = torch.cat([itself, to_patch.expand(-1, 1, high * wide)], 2)
+    return torch.cat([lead, torch.cat([from_patch.expand(-1, high * wide, 1), patches], 2)], 1)
+
+
 @functools.lru_cache(maxsize=32)
 def _column_steps(wide: int, device: torch.device) -> Tensor:
-    """Index of the step for each pair (to, from) of columns, int32."""
     with torch.inference_mode(False):  # what prediction made first must serve training too
-        columns = torch.arange(wide, dtype=torch.int32, device=device)
-        return (columns[:, None] - columns + wide - 1).flatten()
+        return _step_index(wide, device)
+
+
+def _step_index(count: int, device: torch.device) -> Tensor:
+    """Index of the step for each pair (to, from) of rows, or of columns, int32."""
+    places = torch.arange(count, dtype=torch.int32, device=device)
+    return (places[:, None] - places + count - 1).flatten()
 
 
 @functools.lru_cache(maxsize=128)
