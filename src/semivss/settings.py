@@ -276,6 +276,9 @@ class Views(Settings):
     stride: Size | None = None  # none = two thirds of the crop
     base: Size | None = None  # frames are resized to this before the scales; predictions have the frame's own size
     short_side: Positive | None = None  # instead of base: length of the frame's shorter side before the scales
+    sampling: Literal["exact", "direct"] = (
+        "exact"  # maps are enlarged to the view and brought back to the frame | read at its pixels at once
+    )
 
     @model_validator(mode="after")
     def _one_size(self) -> "Views":

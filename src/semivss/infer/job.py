@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from semivss.accelerator import choose_accelerator
 from semivss.data.clips import VideoDataset
@@ -23,13 +23,22 @@ from semivss.infer.finished import is_finished
 from semivss.infer.inputs import Frames, InputVideo, from_dataset
 from semivss.infer.manifest import write_manifest
 from semivss.infer.onnx_model import FrameSizeError, OnnxModel
-from semivss.infer.stream import FrameModel, NotFiniteError, device_of, stream_distribution
+from semivss.infer.score_map import Scores, WholeScores
+from semivss.infer.stream import FrameModel, NotFiniteError, device_of, stream_scores
 from semivss.infer.views import View
 from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers, overlay_path, read_record, record_path
 from semivss.lock import locked
 from semivss.out_of_memory import is_out_of_memory, not_fitting
 from semivss.progress import say, track
 from semivss.temporal.window import Labelled, window_mean
+
+
+class Scored(NamedTuple):
+    """A frame of a video and what models say of it."""
+
+    stem: str
+    frame: np.ndarray  # H W 3, RGB
+    scores: Scores
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class Job:
     out: Path
     made_from: dict[str, Any]  # a video made from anything else is made anew
     absent: dict[str, Any]  # what holds of parts of `made_from` that records of an earlier version do not name
-    product: Callable[[str, np.ndarray, Tensor], Product]  # stem, frame and its distribution
+    product: Callable[[str, np.ndarray, Scores], Product]  # of stem, frame and scores
     precision: str = "32"
     window: int = 0  # frames on either side that join a distribution
     overlay: str = "none"
@@ -116,7 +125,7 @@ def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[st
     before = {line["path"] for line in read_record(job.out, video.name) if "path" in line}
     defects = DefectCounter()
     frames = video.frames(lambda error: _on_defect(error, job.policy, defects))
-    made = window_mean(labelled_frames(job, video.name, frames), job.window)
+    made = _smoothed(scored_frames(job, video.name, frames), job.window)
     first = list(itertools.islice(made, 1))
     (job.out / "manifest.json").unlink(missing_ok=True)  # whoever finds none knows that the folder is unfinished
     record_path(job.out, video.name).unlink(missing_ok=True)
@@ -124,17 +133,25 @@ def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[st
     writer = VideoFiles(job.out, video.name, job.label_set, key, job.overlay, lambda: video.fps() or job.fps, histogram=job.histogram)
     pixels = hashlib.sha256()
     with writer as files:
-        for stem, frame, p in itertools.chain(first, made):
+        for stem, frame, scores in itertools.chain(first, made):
             pixels.update(np.ascontiguousarray(frame).data)
-            files.write(job.product(stem, frame, p))
+            files.write(job.product(stem, frame, scores))
             yield stem
         files.finish({"input_sha256": pixels.hexdigest(), "defects": defects.to_dict(limit=None)})
     for left in before - {line["path"] for line in read_record(job.out, video.name) if "path" in line} if before else ():
         (job.out / left).unlink(missing_ok=True)  # of an earlier call with other settings
 
 
-def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
-    """Each frame with its distribution; models that lie on the CPU are brought to the GPU first, where there is one.
+def _smoothed(items: Iterator[Scored], reach: int) -> Iterator[Scored]:
+    """With the mean over `reach` neighbours on either side, which takes whole distributions."""
+    if not reach:
+        return items
+    labelled = (Labelled(stem, frame, scores.whole()) for stem, frame, scores in items)
+    return (Scored(stem, frame, WholeScores(p)) for stem, frame, p in window_mean(labelled, reach))
+
+
+def scored_frames(job: Job, video: str, frames: Frames) -> Iterator[Scored]:
+    """Each frame with its scores; models that lie on the CPU are brought to the GPU first, where there is one.
 
     Raises SemivssError for a model whose values are not finite, for frames of another size than an exported model takes, and where there
     is not memory enough.
@@ -147,9 +164,9 @@ def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
                 model.to(choose_accelerator())
         # an exported model takes one frame at a time, and answers at full size, which is much to hold for several
         batch = 1 if any(isinstance(model, OnnxModel) for model in job.models) else job.batch
-        for p in stream_distribution(job.models, job.shares, _noted(frames, waiting), job.views, batch, job.precision):
+        for scores in stream_scores(job.models, job.shares, _noted(frames, waiting), job.views, batch, job.precision):
             done += 1
-            yield Labelled(*waiting.popleft(), p)
+            yield Scored(*waiting.popleft(), scores)
     except NotFiniteError as error:
         stem, digest = waiting[error.frame - done][0], job.made_from["models"][error.model]
         raise SemivssError(

@@ -1,4 +1,4 @@
-"""Models and videos in; class distributions out, one a frame, as a stream that holds one running sum."""
+"""Models and frames in; class distributions out, one a frame, as a stream."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from semivss.data.labels import LabelSet
 from semivss.errors import DataError, SemivssError
+from semivss.infer.score_map import FusedScores, ScoreMap, Scores
 from semivss.infer.views import View, Window
-from semivss.posterior import class_distribution
 from semivss.tensors import Distribution, MaskLogits, PixelLogits
 from semivss.wording import counted
 
@@ -58,18 +58,19 @@ class _Piece:
     output: Output | None = None  # of this window alone; none = still to be computed
 
 
-def stream_distribution(
+def stream_scores(
     models: Sequence[FrameModel],
     weights: Sequence[float] | None,
     frames: Iterable[Frame],
     views: Sequence[View] = (View(),),
     batch: int = 4,
     precision: str = "32",
-) -> Iterator[Float[Tensor, "C _ _"]]:
-    """One class distribution per frame, in order, float32, on the models' device; it sums to 1 in each pixel.
+) -> Iterator[Scores]:
+    """The class distribution of each frame, in order, on the models' device, to be read before the next one is asked for.
 
-    Every window of every view of every model becomes a distribution first; flip, scale and windows are undone and the weighted mean
-    taken (windows equally, views equally, models by `weights`). One frame's sum is held at a time. Frames may differ in size.
+    A model's votes are added up over all windows of all views (windows equally, views equally), with flip, scale and windows undone, and
+    become a distribution then; the weighted mean over the models is the result. A per-pixel head votes with its softmax. Nothing as large
+    as a view's score map is held (`score_map.py`). Frames may differ in size.
 
     Args:
         models: in evaluation mode. Each gets uint8 frames and normalises for itself.
@@ -92,6 +93,18 @@ def stream_distribution(
         except NotFiniteError as error:
             raise NotFiniteError(error.model, seen + error.frame) from None
         seen += len(chunk)
+
+
+def stream_distribution(
+    models: Sequence[FrameModel],
+    weights: Sequence[float] | None,
+    frames: Iterable[Frame],
+    views: Sequence[View] = (View(),),
+    batch: int = 4,
+    precision: str = "32",
+) -> Iterator[Float[Tensor, "C _ _"]]:
+    """As `stream_scores`, each distribution as one tensor, float32; it sums to 1 in each pixel."""
+    return (scores.whole() for scores in stream_scores(models, weights, frames, views, batch, precision))
 
 
 def ensemble_shares(models: Sequence[FrameModel], weights: Sequence[float] | None) -> list[float]:
@@ -143,26 +156,16 @@ def _chunks(frames: Iterable[Frame], views: Sequence[View], batch: int) -> Itera
 
 def _fused(
     models: Sequence[FrameModel], shares: Sequence[float], chunk: list[Tensor], views: Sequence[View], batch: int, precision: str
-) -> Iterator[Tensor]:
-    pieces = _pieces(models, chunk, views, batch, precision)
-    if len(chunk) > 1:  # at most one batch of windows a model, held as logits, so that the sums can be made one after the other
-        pieces = iter(sorted(pieces, key=lambda piece: piece.frame))
-    size = (chunk[0].shape[1], chunk[0].shape[2])
-    for _, group in itertools.groupby(pieces, key=lambda piece: piece.frame):
-        yield _sum(models, [share / len(views) for share in shares], group, size)
-
-
-@torch.inference_mode()
-def _sum(models: Sequence[FrameModel], shares: Sequence[float], pieces: Iterable[_Piece], size: tuple[int, int]) -> Tensor:
-    """The weighted mean of one frame's pieces, which are computed while this runs when `pieces` is lazy."""
-    total: Tensor | None = None
-    for piece in pieces:
+) -> Iterator[Scores]:
+    size, classes = (chunk[0].shape[1], chunk[0].shape[2]), len(models[0].label_set)
+    maps = [[ScoreMap(size, classes, device_of(model)) for model in models] for _ in chunk]
+    for piece in _pieces(models, chunk, views, batch, precision):
         assert piece.output is not None
-        p = class_distribution(piece.output, piece.view.map_size(piece.window, size), models[piece.model].rule)[0]
-        p = p if total is None else p.to(total.device)  # a model that is no torch module stays on the CPU
-        total = piece.view.add(total, p, piece.window, size, shares[piece.model])
-    assert total is not None
-    return total
+        maps[piece.frame][piece.model].add(piece.output, piece.view, piece.window, 1 / len(views))
+    rules = [model.rule for model in models]
+    for frame in range(len(chunk)):
+        yield FusedScores(tuple(zip(shares, rules, maps[frame], strict=True)))
+        maps[frame] = []  # what has been read is not held any longer
 
 
 def _pieces(models: Sequence[FrameModel], chunk: list[Tensor], views: Sequence[View], batch: int, precision: str) -> Iterator[_Piece]:

@@ -31,6 +31,7 @@ from semivss.data.pseudo import CONFIDENCE, ENTROPY, HISTOGRAMS, RECORDS, TOP
 from semivss.data.video import VideoWriter
 from semivss.digest import file_sha256
 from semivss.errors import DataError
+from semivss.infer.answers import Answers
 from semivss.infer.overlay import compose
 
 PROBABILITIES = "probabilities"
@@ -45,11 +46,7 @@ class Product:
 
     stem: str
     frame: UInt8[np.ndarray, "H W 3"]
-    labels: UInt8[np.ndarray, "H W"]
-    codes: UInt16[np.ndarray, "H W"] | None = None  # of the entropy
-    probabilities: np.ndarray | None = None  # C H W, uint8 (times 1/255) or float16
-    confidence: UInt8[np.ndarray, "H W"] | None = None  # 255 * largest probability
-    top_classes: UInt8[np.ndarray, "K h w"] | None = None
+    answers: Answers
 
 
 class VideoFiles:
@@ -107,24 +104,24 @@ class VideoFiles:
         return self._frames
 
     def _write(self, product: Product) -> None:
-        name = Path(self._video)
-        self._file(self._out / name / f"{product.stem}.png", index_png(product.labels, self._labels))
-        if product.codes is not None:
-            self._file(self._out / ENTROPY / name / f"{product.stem}.png", grey_png(product.codes))
+        name, found = Path(self._video), product.answers
+        self._file(self._out / name / f"{product.stem}.png", index_png(found.labels, self._labels))
+        if found.codes is not None:
+            self._file(self._out / ENTROPY / name / f"{product.stem}.png", grey_png(found.codes))
             if self._counts is not None:
-                self._counts = self._counts + code_histogram(product.labels, product.codes, len(self._labels))
-        if product.probabilities is not None:
-            self._file(self._out / PROBABILITIES / name / f"{product.stem}.npz", probability_file(product.probabilities))
-        if product.confidence is not None:
-            self._file(self._out / CONFIDENCE / name / f"{product.stem}.png", grey_png(product.confidence))
-        if product.top_classes is not None:
-            self._file(self._out / TOP / name / f"{product.stem}.npz", _arrays(ids=product.top_classes))
+                self._counts = self._counts + code_histogram(found.labels, found.codes, len(self._labels))
+        if found.probabilities is not None:
+            self._file(self._out / PROBABILITIES / name / f"{product.stem}.npz", probability_file(found.probabilities))
+        if found.confidence is not None:
+            self._file(self._out / CONFIDENCE / name / f"{product.stem}.png", grey_png(found.confidence))
+        if found.top_classes is not None:
+            self._file(self._out / TOP / name / f"{product.stem}.npz", _arrays(ids=found.top_classes))
         if self._style != "none":
             self._draw(product)
         self._frames += 1
 
     def _draw(self, product: Product) -> None:
-        picture = compose(product.frame, product.labels, self._labels, self._style, self._overlay_size)
+        picture = compose(product.frame, product.answers.labels, self._labels, self._style, self._overlay_size)
         if self._overlay is None:
             self._overlay_size = (picture.shape[0], picture.shape[1])
             self._overlay = self._overlays.enter_context(VideoWriter(overlay_path(self._out, self._video), self._fps()))
