@@ -131,8 +131,8 @@ def _power_of_two(limit: int) -> int:
 class ScoreMap:
     """The sum of one model's votes over the windows and views of a frame.
 
-    Windows' own maps are kept as long as they take less memory than the sum of the votes, which then is made a band at a time when it is
-    read: one view never has a map of all pixels and classes.
+    Windows' own maps are kept as long as they take less than a quarter of the memory of the sum of the votes, which then is made a band
+    at a time when it is read: a frame seen in one view never has a map of all pixels and classes.
     """
 
     size: Size
@@ -154,7 +154,7 @@ class ScoreMap:
             return
         self._kept.append(layer)
         itemsize = torch.empty(0, dtype=self.dtype).element_size()
-        if sum(layer.sheet.table.nbytes for layer in self._kept) > math.prod(self.size) * self.classes * itemsize:
+        if 4 * sum(layer.sheet.table.nbytes for layer in self._kept) > math.prod(self.size) * self.classes * itemsize:
             self._total = torch.zeros(*self.size, self.classes, device=self.device, dtype=self.dtype)
             while self._kept:
                 self._kept.pop(0).add_to(self._total, slice(0, self.size[0]))
