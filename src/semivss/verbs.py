@@ -16,7 +16,7 @@ from semivss.errors import DataError, RecipeError, SemivssError
 from semivss.hashes import split_hash
 from semivss.layout import final_models, is_of_a_run
 from semivss.metrics.score import Missing
-from semivss.progress import say
+from semivss.progress import say, say_once
 from semivss.recipe import Recipe, load_recipe
 from semivss.settings import Predict, PseudoLabels, Score, Source, Views
 from semivss.stage import versions
@@ -38,7 +38,7 @@ def predict_paths(
     demand_words(models, source, out, pseudo=False)
     for hint in (ensemble_hint(models), views_hint(models, settings.views)):
         if hint:
-            say(hint)
+            say_once(hint)
     from semivss.infer.inputs import open_inputs
     from semivss.infer.onnx_model import open_model
     from semivss.infer.predict import predict
@@ -47,7 +47,7 @@ def predict_paths(
     left_out = DefectCounter()
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
     predict(members, inputs, out, settings, weights=weights, policy=policy, left_out=left_out)
-    say(f"predictions: {out}")
+    say_once(f"predictions: {out}")
 
 
 def pseudo_label_paths(
@@ -80,7 +80,7 @@ def pseudo_label_paths(
         wanted = class_shares([labelled], policy)
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
     pseudo_label(members, inputs, out, settings, policy=policy, left_out=left_out, wanted=wanted)
-    say(f"pseudo labels: {out}; look at them with semivss pseudo inspect {out}")
+    say_once(f"pseudo labels: {out}; look at them with semivss pseudo inspect {out}")
 
 
 def export_paths(
@@ -190,17 +190,22 @@ def score_paths(
     numbers: Path | None,
     policy: Policy = "strict",
 ) -> None:
-    """Score a folder of predictions against a data set and print the table; with a folder of optical flow also TC."""
-    from semivss.metrics.flow import score_flow
-    from semivss.metrics.score import render, score_folder
+    """Score a folder of predictions against a data set and print the table; with a folder of optical flow also TC.
+
+    The processes that torchrun has started share the videos; the first of them prints and writes.
+    """
+    from semivss.metrics.flow import score_flow_together
+    from semivss.metrics.score import render, score_together
     from semivss.metrics.scores import percent
 
     dataset = open_source(_source(truth, split, kind), policy)
-    scores = score_folder(predictions, dataset, settings, policy=policy, missing=missing)
+    scores = score_together(predictions, dataset, settings, policy=policy, missing=missing)
+    along = None if flow is None else score_flow_together(predictions, dataset, flow)
+    if scores is None:
+        return
     render(scores, title=f"{predictions} against {dataset.name}")
     record = scores.to_dict() | {"split_hash": split_hash(dataset), "versions": versions()}
-    if flow is not None:
-        along = score_flow(predictions, dataset, flow)
+    if along is not None:
         print(f"TC {percent(along.tc)} over {along.pairs} pairs of frames")
         record |= {"tc": along.tc, "tc_pairs": along.pairs}
     if numbers is not None:

@@ -22,6 +22,7 @@ from semivss.infer.job import Job, scored_frames
 from semivss.infer.score_map import Scores
 from semivss.infer.views import Size
 from semivss.infer.writer import Product
+from semivss.lock import Crew
 from semivss.posterior import align, class_factors
 from semivss.progress import track
 
@@ -29,17 +30,22 @@ EVERY = 8  # of so many frames one is looked at
 FILE = "alignment.json"
 
 
-def aligned(job: Job, videos: Sequence[InputVideo], wanted: Float64[np.ndarray, "C"], strength: float) -> Job:
+def aligned(job: Job, videos: Sequence[InputVideo], crew: Crew, wanted: Float64[np.ndarray, "C"], strength: float) -> Job:
     """The same job with every distribution multiplied by a factor for each class, which its folder keeps in `alignment.json`.
+
+    One worker finds the factors, the others wait for them and read them.
 
     Args:
         wanted: shares of the classes in labelled frames, which sum to 1.
         strength: 1 = the mean prediction gets these shares, were there no normalisation in each pixel; 0 = nothing changes.
 
     Raises:
-        SemivssError: a model's values are not finite; or the factors change, and the folder holds a label corrected by hand.
+        SemivssError: a model's values are not finite; the factors change, and the folder holds a label corrected by hand; or another
+            worker wants other shares.
     """
-    factors = _kept(job, videos, wanted, strength)
+    crew.agree({"shares of the classes (--align-to)": wanted.tolist()})
+    with crew.alone("alignment"):
+        factors = _kept(job, videos, wanted, strength)
 
     def product(stem: str, frame: np.ndarray, scores: Scores) -> Product:
         return job.product(stem, frame, _AlignedScores(scores, tuple(factors)))

@@ -42,14 +42,32 @@ def model_hash(model: FrameModel) -> str:
     return digest.hexdigest()
 
 
+def versions() -> dict[str, str]:
+    """Versions of what the files depend on."""
+    return {"semivss": __version__} | {name: metadata.version(name) for name in ("torch", "numpy", "pillow", "av")}
+
+
 def write_manifest(
     out: Path, videos: Sequence[str], made: dict[str, Any], label_set: LabelSet, left_out: DefectCounter, more: dict[str, Any]
-) -> DefectCounter:
-    """Gather the records of all videos in `out`/manifest.json, line by line, and return the defects: theirs and `left_out`.
+) -> None:
+    """Gather the records of all videos in `out`/manifest.json, line by line.
 
     `input_sha256` of a video is over the pixels of its frames in their order, as they were decoded. `left_out` is what the reader of the
     data set met, such as a listed video that is not there; `more` comes first in the file.
     """
+    rows, counter = summaries(out, videos, left_out)
+    described = {"made_from": made, "classes": list(label_set.names), "versions": versions()}
+    head = more | described | {"videos": rows, "defects": counter.to_dict()}
+    with atomic_file(out / "manifest.json") as file:
+        file.write(json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}").encode() + b',\n "files": [')
+        entries = (line for video in videos for line in read_record(out, video) if "path" in line)
+        for number, entry in enumerate(entries):
+            file.write((b",\n  " if number else b"\n  ") + json.dumps(entry, ensure_ascii=False).encode())
+        file.write(b"\n ]\n}\n")
+
+
+def summaries(out: Path, videos: Sequence[str], left_out: DefectCounter) -> tuple[list[dict[str, Any]], DefectCounter]:
+    """A row of the manifest for each video, and the defects: theirs and `left_out`."""
     counter, rows = DefectCounter(), []
     counter.merge(left_out)
     for video in videos:
@@ -60,12 +78,4 @@ def write_manifest(
         counter.merge(own)
         counts = {"frames": summary.get("frames", 0), "defects": sum(own.counts().values())}
         rows.append({"name": video, **counts, "input_sha256": summary.get("input_sha256")})
-    versions = {"semivss": __version__} | {name: metadata.version(name) for name in ("torch", "numpy", "pillow", "av")}
-    head = more | {"made_from": made, "classes": list(label_set.names), "versions": versions, "videos": rows, "defects": counter.to_dict()}
-    with atomic_file(out / "manifest.json") as file:
-        file.write(json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}").encode() + b',\n "files": [')
-        entries = (line for video in videos for line in read_record(out, video) if "path" in line)
-        for number, entry in enumerate(entries):
-            file.write((b",\n  " if number else b"\n  ") + json.dumps(entry, ensure_ascii=False).encode())
-        file.write(b"\n ]\n}\n")
-    return counter
+    return rows, counter
