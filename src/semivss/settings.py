@@ -30,6 +30,17 @@ def _bits(value: object) -> object:
 Precision = Annotated[Literal["32", "bf16"], BeforeValidator(_bits)]
 
 
+def _bytes(value: object) -> object:
+    found = re.fullmatch(r"([0-9.]+)\s*([KMGT]?)(i?)B?", value, re.IGNORECASE) if isinstance(value, str) else None
+    if found is None:
+        return value
+    factor = (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1 if found[2] else 0)
+    return round(float(found[1]) * factor)
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]  # a number, or a text such as "4GB"
+
+
 class Settings(BaseModel):
     """Base of all sections: frozen, and an unknown key or an infinite number is an error."""
 
@@ -293,6 +304,7 @@ class Predict(Settings):
     fps: float = Field(15.0, gt=0)  # of overlays made from frame folders
     batch: Positive = 4  # windows a forward pass
     precision: Precision = "32"  # of the models' forward pass; distributions are float32 anyhow
+    memory: Bytes | None = None  # limit of the process, such as "4GB"; none = as much as it needs
 
 
 class Score(Settings):
@@ -318,6 +330,7 @@ class PseudoLabels(Settings):
     top_classes: int = Field(0, ge=0)  # also write the ids of so many most likely classes at stride 8; 0 = none
     batch: Positive = 4  # windows a forward pass
     precision: Precision = "32"  # as predict.precision
+    memory: Bytes | None = None  # as predict.memory
 
 
 class Threshold(Settings):

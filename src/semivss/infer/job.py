@@ -28,6 +28,7 @@ from semivss.infer.ahead import map_behind, read_ahead
 from semivss.infer.finished import is_finished
 from semivss.infer.inputs import Frames, InputVideo, from_dataset
 from semivss.infer.manifest import summaries, versions, write_manifest
+from semivss.infer.memory import MemoryLimit
 from semivss.infer.model_time import ModelClock, TimedModel
 from semivss.infer.onnx_model import FrameSizeError, OnnxModel
 from semivss.infer.score_map import Scores, WholeScores
@@ -80,6 +81,7 @@ class Job:
     absent: dict[str, Any]  # what holds of parts of `made_from` that records of an earlier version do not name
     product: Callable[[str, np.ndarray, Scores], Product]  # of stem, frame and scores
     precision: str = "32"
+    limit: MemoryLimit | None = None  # on the memory of the process
     window: int = 0  # frames on either side that join a distribution
     overlay: str = "none"
     fps: float = 15.0  # of overlays made from frame folders
@@ -133,6 +135,8 @@ def _make_all(job: Job, videos: Sequence[InputVideo], keys: dict[str, Any], left
     done = tuple(name for name in names if name not in {video.name for video in todo})
     made = Predicted(tuple(own), done, frames, counter.counts(), seconds, inside)
     _tell(made, len(todo))
+    if job.limit is not None:
+        job.limit.tell()
     if counter:
         say_once(f"frames or videos left out, named in {job.out / 'manifest.json'}: {counter}")
     return made
@@ -238,7 +242,9 @@ def scored_frames(job: Job, video: str, frames: Frames) -> Iterator[Scored]:
         # an exported model takes one frame at a time, and answers at full size, which is much to hold for several
         batch = 1 if any(isinstance(model, OnnxModel) for model in job.models) else job.batch
         timed = [TimedModel(model, job.clock) for model in job.models]
-        for scores in stream_scores(timed, job.shares, _noted(read_ahead(frames, _READ), waiting), job.views, batch, job.precision):
+        ahead = _noted(read_ahead(frames, _READ), waiting)
+        fit = None if job.limit is None else partial(job.limit.fit, most=batch)
+        for scores in stream_scores(timed, job.shares, ahead, job.views, batch, job.precision, fit, job.out):
             done += 1
             yield Scored(*waiting.popleft(), scores)
     except NotFiniteError as error:

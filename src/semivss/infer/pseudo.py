@@ -26,6 +26,7 @@ from semivss.infer.answers import read_answers
 from semivss.infer.inputs import InputVideo
 from semivss.infer.job import Job, Predicted, run_job
 from semivss.infer.manifest import made_from
+from semivss.infer.memory import limit_of
 from semivss.infer.onnx_model import without_doubt
 from semivss.infer.score_map import Scores
 from semivss.infer.stream import FrameModel, ensemble_shares
@@ -76,6 +77,7 @@ def pseudo_label(
         defaults(settings),
         partial(_product, settings=settings),
         precision=settings.precision,
+        limit=limit_of(models, settings),
         window=settings.window,
         histogram=True,
         keep_corrections=True,

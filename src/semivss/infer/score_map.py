@@ -16,10 +16,13 @@ Letters: C classes, K columns of a table, H W size of the frame, h w cells of a 
 import functools
 import itertools
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int32
@@ -153,11 +156,27 @@ class ScoreMap:
             layer.add_to(self._total, slice(0, self.size[0]))
             return
         self._kept.append(layer)
-        itemsize = torch.empty(0, dtype=self.dtype).element_size()
-        if 4 * sum(layer.sheet.table.nbytes for layer in self._kept) > math.prod(self.size) * self.classes * itemsize:
-            self._total = torch.zeros(*self.size, self.classes, device=self.device, dtype=self.dtype)
-            while self._kept:
-                self._kept.pop(0).add_to(self._total, slice(0, self.size[0]))
+        if 4 * sum(layer.sheet.table.nbytes for layer in self._kept) > math.prod(self.size) * self.classes * self.dtype.itemsize:
+            self._total = self._sum_up()
+
+    def _sum_up(self) -> Float[Tensor, "H W C"]:
+        total = torch.zeros(*self.size, self.classes, device=self.device, dtype=self.dtype)
+        while self._kept:
+            self._kept.pop(0).add_to(total, slice(0, self.size[0]))
+        return total
+
+    @torch.inference_mode()
+    def spill(self, folder: Path | None) -> None:
+        """Move the sum to a file in `folder` (none = the system's for such files), in half precision; nothing can be added any more.
+
+        The file has no name from then on: its room on disk is free again when the map is gone, however the process ends.
+        """
+        total = self._sum_up() if self._total is None else self._total
+        with tempfile.TemporaryFile(dir=folder) as file:
+            total.cpu().half().numpy().tofile(file)
+            file.flush()
+            kept = np.memmap(file, np.float16, mode="r+", shape=tuple(total.shape))
+        self._total, self.device = torch.from_numpy(kept), torch.device("cpu")
 
     @torch.inference_mode()
     def read(self, rows: slice) -> Float[Tensor, "r W C"]:
