@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from semivss.class_rows import merge_rows
-from semivss.full_precision import full_precision
+from semivss.full_precision import at_least_float32, full_precision
 from semivss.tensors import IGNORE, Distribution, MaskLogits, PixelLogits, Split
 
 STRIDE = 4  # image pixels a cell of a Segmenter's maps stands for, in each direction
@@ -26,7 +26,7 @@ def class_distribution(
     rule: str = "spread",
     align_corners: bool = False,
 ) -> Float[Tensor, "B C H W"]:
-    """Probabilities of the classes, float32, which sum to 1 in each pixel.
+    """Probabilities of the classes, at least float32, which sum to 1 in each pixel.
 
     Mask votes are resized first and turned into a distribution afterwards; per-pixel logits are resized before their softmax. What is a
     distribution already is resized as the image that it covers, whatever its size.
@@ -39,7 +39,7 @@ def class_distribution(
     """
     match output:
         case PixelLogits():
-            return _softmax(pixel_logits(output.logits.float(), output.rows, size, align_corners))
+            return _softmax(pixel_logits(at_least_float32(output.logits), output.rows, size, align_corners))
         case Distribution():
             return output.p.clone() if size is None else F.interpolate(output.p, size, mode="bilinear", align_corners=align_corners)
         case MaskLogits():
@@ -66,10 +66,10 @@ def pixel_logits(
 
 
 def mask_votes(output: MaskLogits) -> Float[Tensor, "B C h w"]:
-    """Sum over queries of class probability times mask probability, float32. No distribution: a pixel's sum lies anywhere in 0..Q."""
+    """Sum over queries of class times mask probability, at least float32. No distribution: a pixel's sum lies anywhere in 0..Q."""
     with full_precision(output.mask_logits):
-        classes = output.class_logits.float().softmax(-1)[..., :-1]
-        return torch.einsum("bqc,bqhw->bchw", classes, output.mask_logits.float().sigmoid())
+        classes = at_least_float32(output.class_logits).softmax(-1)[..., :-1]
+        return torch.einsum("bqc,bqhw->bchw", classes, at_least_float32(output.mask_logits).sigmoid())
 
 
 def spread_(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
