@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from semivss.class_rows import merge_rows
-from semivss.full_precision import full_precision
+from semivss.full_precision import at_least_float32, full_precision
 from semivss.tensors import IGNORE, Distribution, MaskLogits, PixelLogits, Split
 
 STRIDE = 4  # image pixels a cell of a Segmenter's maps stands for, in each direction
@@ -26,7 +26,7 @@ def class_distribution(
     rule: str = "spread",
     align_corners: bool = False,
 ) -> Float[Tensor, "B C H W"]:
-    """Probabilities of the classes, float32, which sum to 1 in each pixel.
+    """Probabilities of the classes, at least float32, which sum to 1 in each pixel.
 
     Mask votes are summed up at the maps' own size, resized, and turned into a distribution afterwards, which training can afford at
     every step (`pixel_distribution` resizes the masks first, and takes sixteen times the work); per-pixel logits are resized before their
@@ -40,7 +40,7 @@ def class_distribution(
     """
     match output:
         case PixelLogits():
-            return _softmax(pixel_logits(output.logits.float(), output.rows, size, align_corners))
+            return _softmax(pixel_logits(at_least_float32(output.logits), output.rows, size, align_corners))
         case Distribution():
             return output.p.clone() if size is None else F.interpolate(output.p, size, mode="bilinear", align_corners=align_corners)
         case MaskLogits():
@@ -84,19 +84,19 @@ def pixel_logits(
 
 
 def mask_votes(output: MaskLogits, size: tuple[int, int] | None = None) -> Float[Tensor, "B C h w"]:
-    """Sum over queries of class probability times mask probability, float32. No distribution: a pixel's sum lies anywhere in 0..Q.
+    """Sum over queries of class times mask probability, at least float32. No distribution: a pixel's sum lies anywhere in 0..Q.
 
     `size` = (height, width) to which the masks' logits are resized first; none = they stay as they are.
     """
     with full_precision(output.mask_logits):
-        masks = output.mask_logits.float()
+        masks = at_least_float32(output.mask_logits)
         masks = masks if size is None else resize_maps(masks, size)
         return torch.einsum("bqc,bqhw->bchw", query_classes(output.class_logits), masks.sigmoid())
 
 
 def query_classes(class_logits: Float[Tensor, "B Q C1"]) -> Float[Tensor, "B Q C"]:
-    """The classes' share of each query's probability, float32; "no object" has the rest."""
-    return class_logits.float().softmax(-1)[..., :-1]
+    """The classes' share of each query's probability, at least float32; "no object" has the rest."""
+    return at_least_float32(class_logits).softmax(-1)[..., :-1]
 
 
 def spread_(votes: Float[Tensor, "..."], dim: int = 1) -> Float[Tensor, "..."]:

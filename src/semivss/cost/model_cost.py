@@ -17,7 +17,7 @@ from semivss.cost.autocast import MetaAutocast
 from semivss.cost.meter import Meter
 from semivss.data.labels import LabelSet
 from semivss.losses.mask import layers_of, matched_terms, pair_costs
-from semivss.losses.matcher import Matches, mean_count
+from semivss.losses.matcher import Matches
 from semivss.losses.points import ValidPixels
 from semivss.losses.supervised import pixel_loss
 from semivss.models.deform_attn import DeformableAttention
@@ -143,11 +143,11 @@ def _loss(output: MaskLogits | PixelLogits, labels: Tensor, settings: Model) -> 
         pixels = ValidPixels(labels, cells)
         classes, masks = layers_of(output)
         present = [list(range(min(TARGETS, classes.shape[-1] - 1)))] * len(labels)
-        costs = pair_costs(classes, masks, pixels, present, head)
-        count = mean_count(sum(map(len, present)), costs)
-        pairs = len(masks) * sum(min(len(ids), masks.shape[2]) for ids in present)
-        matches = Matches(*(torch.empty(pairs, dtype=torch.int64, device="meta") for _ in range(4)))
-        return torch.stack([*matched_terms(classes, masks, matches, count, pixels, head).values()]).sum()
+        pair_costs(classes, masks, pixels, present, head)
+        counts = tuple(len(masks) * min(len(ids), masks.shape[2]) for ids in present)
+        some = torch.empty(sum(counts), dtype=torch.int64, device="meta")
+        matches = Matches(some, some, some, some, counts)
+        return torch.stack([*matched_terms(classes, masks, matches, masks.new_ones(()), pixels, head).values()]).sum()
 
 
 def _first_image(output: MaskLogits | PixelLogits) -> MaskLogits | PixelLogits:
