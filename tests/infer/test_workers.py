@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from crew import PSEUDO, SHARES, VIDEOS, PixelModel, end, label, segment, start, write_clips
 from filelock import FileLock
 
@@ -105,10 +106,11 @@ def test_a_worker_waits_for_the_video_of_another_and_takes_it_over(inputs, label
     assert everything(out) == labelled
 
 
-@pytest.mark.parametrize("part", ["models", "views", "align", "input videos", "policy"])
-def test_workers_with_unequal_jobs_are_refused(part, inputs, tmp_path):
+@pytest.mark.parametrize("part", ["models", "views", "align", "input videos", "policy", "threads"])
+def test_workers_with_unequal_jobs_are_refused(part, inputs, tmp_path, monkeypatch):
     out, settings, wanted, policy = tmp_path / "out", PSEUDO, SHARES, "strict"
     model, videos = PixelModel(), open_inputs(inputs)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64 if part.startswith("threads") else 1)
     with joined_by_another(out, inputs):
         match part:
             case "models":
@@ -121,6 +123,8 @@ def test_workers_with_unequal_jobs_are_refused(part, inputs, tmp_path):
                 videos = videos[1:]
             case "policy":
                 policy = "skip"
+            case "threads":
+                part = r"threads \(OMP_NUM_THREADS\)"
         with pytest.raises(
             SemivssError, match=rf"process .* is writing there with other {part}; start every worker with the same"
         ) as caught:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
 
 from semivss.accelerator import choose_accelerator, own_device
@@ -110,8 +111,10 @@ def run_job(job: Job, inputs: VideoDataset | Sequence[InputVideo], left_out: Def
             raise SemivssError(f"{model.path}: runs in float32 alone; leave precision {job.precision} out, or take the model folder")
     identities = {video.name: video.identity() for video in videos}
     inputs_hash = hashlib.sha256(json.dumps(identities).encode()).hexdigest()
-    terms = job.made_from | {"input videos": inputs_hash, "policy": job.policy, "versions": versions()}
-    with joined(job.out, terms) as crew:
+    device = choose_accelerator()
+    threads = {} if device == "cuda" else {"threads (OMP_NUM_THREADS)": torch.get_num_threads()}  # sums in another order: other last bits
+    terms = {"input videos": inputs_hash, "policy": job.policy, "device": device, **threads, "versions": versions()}
+    with joined(job.out, job.made_from | terms) as crew:
         job = job.prepare(job, videos, crew) if job.prepare else job
         keys = {name: job.made_from | {"input": identity} for name, identity in identities.items()}
         return _make_all(replace(job, clock=ModelClock()), videos, keys, left_out, crew)

@@ -1,0 +1,84 @@
+"""Which way of compressing label and entropy PNGs costs the least time and space?
+
+    python benchmarks/map_compression.py             48 frames of 480x360
+    python benchmarks/map_compression.py --quick     6 frames
+    python benchmarks/map_compression.py FOLDER      the maps of pseudo labels or predictions
+
+Without FOLDER the maps come from a tiny model with random weights on the toy world: their edges are rougher than a trained model's. Times
+are process CPU time; every file is read back and compared. The row with `ratio` 1.0 is what semivss writes.
+"""
+
+import argparse
+import io
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from machine import machine
+from semivss.data.source import open_source
+from semivss.data.toy import toy_labels
+from semivss.infer.predict import entropy_codes, most_likely, stream_distribution
+from semivss.infer.writer import grey_png, index_png
+from semivss.models.zoo import build_segmenter
+from semivss.settings import Model, PixelHead, Source
+
+FRAMES, QUICK_FRAMES, SIZE = 48, 6, (360, 480)
+DEFAULT, RUNS = 0, 3  # strategies of zlib
+WAYS = [(1, DEFAULT), (3, DEFAULT), (6, DEFAULT), (9, DEFAULT), (1, 2), (1, RUNS)]
+NAMES = {DEFAULT: "matches", 2: "Huffman codes alone", RUNS: "runs alone"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    frames = QUICK_FRAMES if options.quick else FRAMES
+    pairs = list(stored(options.folder, frames) if options.folder else computed(frames))
+    for kind, maps in (("labels", [labels for labels, _ in pairs]), ("entropies", [codes for _, codes in pairs])):
+        ours = [len(index_png(one, toy_labels()) if kind == "labels" else grey_png(one)) for one in maps]
+        for level, strategy in WAYS:
+            sizes, seconds = zip(*(encoded(one, level, strategy) for one in maps), strict=True)
+            row = {"what": f"{kind}: level {level}, {NAMES[strategy]}", "value": round(1000 * statistics.median(seconds), 2), "unit": "ms"}
+            row |= {"ratio": round(sum(sizes) / sum(ours), 3), "against": "bytes of what semivss writes"}
+            print(json.dumps(row | {"bytes": round(statistics.mean(sizes)), "frames": len(maps), "machine": machine()}), flush=True)
+
+
+def encoded(values: np.ndarray, level: int, strategy: int) -> tuple[int, float]:
+    """Bytes of the PNG and seconds to make it."""
+    image, buffer = Image.fromarray(values), io.BytesIO()
+    if values.dtype == np.uint8:
+        image.putpalette(toy_labels().palette())
+    began = time.process_time()
+    image.save(buffer, "PNG", compress_level=level, compress_type=strategy)
+    seconds = time.process_time() - began
+    assert np.array_equal(np.asarray(Image.open(buffer)), values)
+    return len(buffer.getvalue()), seconds
+
+
+def stored(folder: Path, frames: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Evenly spread labels and entropy codes of a folder of pseudo labels or predictions."""
+    paths = sorted((folder / "entropy").rglob("*.png"))
+    for path in paths[:: max(1, len(paths) // frames)][:frames]:
+        yield np.asarray(Image.open(folder / path.relative_to(folder / "entropy"))), np.asarray(Image.open(path))
+
+
+def computed(frames: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    torch.manual_seed(0)
+    model = build_segmenter(Model(backbone="tiny", pixel=PixelHead(channels=16)), toy_labels()).eval()
+    toy = {"clips": max(1, frames // 6), "frames": 6, "size": list(SIZE)}
+    clips = open_source(Source.model_validate({"kind": "toy", "toy": toy}), "strict").clips
+    pictures = (clip.frame(index) for clip in clips for index in range(len(clip.stems)))
+    for p in stream_distribution([model], None, pictures):
+        yield most_likely(p), entropy_codes(p)
+
+
+if __name__ == "__main__":
+    main()
