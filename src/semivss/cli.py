@@ -506,6 +506,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 def main() -> None:
     """Run the command line: one line and exit code 2 for what the user can mend, 130 for Ctrl-C."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks Linux for huge pages: fewer faults while large tensors come and go
     try:
         raise SystemExit(app(standalone_mode=False) or 0)
     except UsageError as error:
