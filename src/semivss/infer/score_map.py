@@ -85,7 +85,6 @@ class FusedScores:
     def size(self) -> Size:
         return self.members[0][2].size
 
-    @torch.inference_mode()
     def bands(self) -> Iterator[tuple[slice, Float[Tensor, "r W C"]]]:
         maps = self.members[0][2]
         for rows in _bands(self.size, maps.classes, maps.device):
@@ -99,6 +98,7 @@ class FusedScores:
             p[:, rows] = band.permute(2, 0, 1)
         return p
 
+    @torch.inference_mode()
     def _read(self, rows: slice) -> Float[Tensor, "r W C"]:
         mean: Tensor | None = None
         for share, rule, votes in self.members:
