@@ -5,7 +5,7 @@
     python benchmarks/map_compression.py FOLDER      the maps of pseudo labels or predictions
 
 Without FOLDER the maps come from a tiny model with random weights on the toy world: their edges are rougher than a trained model's. Times
-are process CPU time; every file is read back and compared. The row with `ratio` 1.0 is what semivss writes.
+are process CPU time; every file is read back and compared.
 """
 
 import argparse
@@ -13,7 +13,8 @@ import io
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,24 +44,33 @@ def main() -> None:
     frames = QUICK_FRAMES if options.quick else FRAMES
     pairs = list(stored(options.folder, frames) if options.folder else computed(frames))
     for kind, maps in (("labels", [labels for labels, _ in pairs]), ("entropies", [codes for _, codes in pairs])):
-        ours = [len(index_png(one, toy_labels()) if kind == "labels" else grey_png(one)) for one in maps]
+        own = partial(index_png, label_set=toy_labels()) if kind == "labels" else grey_png
         for level, strategy in WAYS:
-            sizes, seconds = zip(*(encoded(one, level, strategy) for one in maps), strict=True)
-            row = {"what": f"{kind}: level {level}, {NAMES[strategy]}", "value": round(1000 * statistics.median(seconds), 2), "unit": "ms"}
-            row |= {"ratio": round(sum(sizes) / sum(ours), 3), "against": "bytes of what semivss writes"}
-            print(json.dumps(row | {"bytes": round(statistics.mean(sizes)), "frames": len(maps), "machine": machine()}), flush=True)
+            show(f"{kind}: Pillow, level {level}, {NAMES[strategy]}", maps, partial(pillow, level=level, strategy=strategy), own)
+        show(f"{kind}: what semivss writes", maps, own, own)
 
 
-def encoded(values: np.ndarray, level: int, strategy: int) -> tuple[int, float]:
-    """Bytes of the PNG and seconds to make it."""
+def show(what: str, maps: list[np.ndarray], encode: Callable[[np.ndarray], bytes], own: Callable[[np.ndarray], bytes]) -> None:
+    """Milliseconds and bytes of one way, and its bytes as a multiple of those of semivss."""
+    seconds, sizes = [], []
+    for values in maps:
+        began = time.process_time()
+        data = encode(values)
+        seconds.append(time.process_time() - began)
+        sizes.append(len(data))
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), values)
+    ratio = sum(sizes) / sum(len(own(values)) for values in maps)
+    row = {"what": what, "value": round(1000 * statistics.median(seconds), 2), "unit": "ms", "ratio": round(ratio, 3)}
+    row |= {"against": "bytes of what semivss writes", "bytes": round(statistics.mean(sizes)), "frames": len(maps)}
+    print(json.dumps(row | {"machine": machine()}), flush=True)
+
+
+def pillow(values: np.ndarray, level: int, strategy: int) -> bytes:
     image, buffer = Image.fromarray(values), io.BytesIO()
     if values.dtype == np.uint8:
         image.putpalette(toy_labels().palette())
-    began = time.process_time()
     image.save(buffer, "PNG", compress_level=level, compress_type=strategy)
-    seconds = time.process_time() - began
-    assert np.array_equal(np.asarray(Image.open(buffer)), values)
-    return len(buffer.getvalue()), seconds
+    return buffer.getvalue()
 
 
 def stored(folder: Path, frames: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -6,7 +6,8 @@
 Videos of 480x360 from the toy world, or cut from CamVid where SEMIVSS_CAMVID names it. The model is a ResNet-18 with the per-pixel
 head and random weights: how long a frame takes does not depend on them. Everything is written that is written by default. One thread of
 torch a worker; workers are processes of their own, which begin together once all of them have built their model and run it once. Rounds of
-one and two workers alternate; values are medians over the rounds.
+one and two workers alternate; values are medians over the rounds. `cpu_s`, of all workers and their threads, tells what the machine's cores
+must do at least: other work on them costs wall time alone.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import multiprocessing
 import os
 import statistics
 import tempfile
+import time
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -47,18 +49,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         source = videos(Path(name), frames)
         for verb in ("predict", "pseudo-label"):
-            found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+            found: dict[int, list[tuple[float, float, float]]] = {1: [], 2: []}
             for turn in range(rounds):
                 for workers in (1, 2):
                     found[workers].append(measure(verb, source, Path(name) / f"{verb}_{workers}_{turn}", workers))
-            seconds = {workers: statistics.median(one for one, _ in values) for workers, values in found.items()}
-            shares = sorted(share for _, share in found[1])
+            seconds = {workers: statistics.median(one for one, _, _ in values) for workers, values in found.items()}
+            cpu = {workers: round(statistics.median(one for _, _, one in values), 2) for workers, values in found.items()}
+            shares = sorted(share for _, share, _ in found[1])
             ratios = sorted(one[0] / two[0] for one, two in zip(found[1], found[2], strict=True))
             common = {"gflop_a_frame": round(gflop, 1), "source": source.name, "rounds": rounds, "machine": machine()}
             row = {"what": f"{verb}: wall time inside the model, 1 worker", "value": statistics.median(shares), "unit": "share"}
-            print(json.dumps(row | {"spread": [shares[0], shares[-1]], "ratio": None, "floor": SHARE_FLOOR} | common), flush=True)
+            print(
+                json.dumps(row | {"spread": [shares[0], shares[-1]], "ratio": None, "floor": SHARE_FLOOR, "cpu_s": cpu[1]} | common),
+                flush=True,
+            )
             row = {"what": f"{verb}: 2 workers", "value": seconds[2], "unit": "s", "ratio": statistics.median(ratios)}
-            row |= {"spread": [ratios[0], ratios[-1]], "against": f"1 worker, {seconds[1]:.2f} s", "floor": SPEED_FLOOR}
+            row |= {"spread": [ratios[0], ratios[-1]], "against": f"1 worker, {seconds[1]:.2f} s", "floor": SPEED_FLOOR, "cpu_s": cpu[2]}
             print(json.dumps(row | common), flush=True)
 
 
@@ -86,8 +92,8 @@ def videos(folder: Path, frames: int) -> Path:
     return chosen
 
 
-def measure(verb: str, source: Path, out: Path, workers: int) -> tuple[float, float]:
-    """Seconds until the last worker is done, and the first one's share of the time inside the model."""
+def measure(verb: str, source: Path, out: Path, workers: int) -> tuple[float, float, float]:
+    """Seconds until the last worker is done, the first one's share of the time inside the model, and CPU seconds of all."""
     context = multiprocessing.get_context("spawn")
     ready, results = context.Barrier(workers), context.Queue()
     crew = [context.Process(target=work, args=(verb, source, out, ready, results)) for _ in range(workers)]
@@ -96,18 +102,19 @@ def measure(verb: str, source: Path, out: Path, workers: int) -> tuple[float, fl
     found = [results.get() for _ in crew]
     for process in crew:
         process.join()
-    assert sum(frames for frames, _, _ in found) == sum(video.count() or 0 for video in open_inputs(source))
-    return max(seconds for _, seconds, _ in found), found[0][2]
+    assert sum(frames for frames, _, _, _ in found) == sum(video.count() or 0 for video in open_inputs(source))
+    return max(seconds for _, seconds, _, _ in found), found[0][2], sum(cpu for _, _, _, cpu in found)
 
 
-def work(verb: str, source: Path, out: Path, ready: Barrier, results: "Queue[tuple[int, float, float]]") -> None:
+def work(verb: str, source: Path, out: Path, ready: Barrier, results: "Queue[tuple[int, float, float, float]]") -> None:
     torch.set_num_threads(1)
     own, inputs = model(), open_inputs(source)
     with torch.inference_mode():
         own(torch.zeros(4, 3, *SIZE, dtype=torch.uint8))
     ready.wait()
+    before = time.process_time()
     done = predict([own], inputs, out, Predict()) if verb == "predict" else pseudo_label([own], inputs, out, PseudoLabels())
-    results.put((done.frames, done.seconds, done.model_seconds / done.seconds))
+    results.put((done.frames, done.seconds, done.model_seconds / done.seconds, time.process_time() - before))
 
 
 if __name__ == "__main__":

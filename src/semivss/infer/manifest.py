@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -48,7 +49,8 @@ def model_hash(model: FrameModel) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what the files depend on."""
-    return {"semivss": __version__} | {name: metadata.version(name) for name in ("torch", "numpy", "pillow", "av")}
+    packages = {name: metadata.version(name) for name in ("torch", "numpy", "pillow", "av")}
+    return {"semivss": __version__, **packages, "zlib": zlib.ZLIB_RUNTIME_VERSION}
 
 
 def write_manifest(

@@ -34,6 +34,7 @@ from semivss.digest import file_sha256
 from semivss.errors import DataError
 from semivss.infer.answers import Answers
 from semivss.infer.overlay import compose
+from semivss.infer.png16 import png16
 
 PROBABILITIES = "probabilities"
 _MAPS = (ENTROPY, PROBABILITIES, CONFIDENCE, TOP)  # folders with a folder for each video
@@ -161,7 +162,7 @@ def index_png(labels: UInt8[np.ndarray, "H W"], label_set: LabelSet) -> bytes:
 
 def grey_png(values: UInt8[np.ndarray, "H W"] | UInt16[np.ndarray, "H W"]) -> bytes:
     """A grey PNG of 8 or 16 bits."""
-    return _png(Image.fromarray(values))
+    return png16(values) if values.dtype == np.uint16 else _png(Image.fromarray(values))
 
 
 def probability_file(p: np.ndarray) -> bytes:
@@ -181,7 +182,7 @@ def _arrays(**arrays: Any) -> bytes:
 
 
 def _png(image: Image.Image) -> bytes:
-    """zlib looks for runs alone: here that is faster than the lowest level with matches, and smaller (docs/scaling.md)."""
+    """zlib looks for runs alone: for label maps that is faster than the lowest level with matches, and smaller (docs/scaling.md)."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
     return buffer.getvalue()
