@@ -27,6 +27,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torchvision  # noqa: F401 -- as timm loads it in trainings; `read_frame` then decodes by it
 from PIL import Image
 
 from peers.region_maps import region_maps

@@ -1,4 +1,4 @@
-"""A tensor in, a context out in which autocast leaves that tensor's device alone."""
+"""A tensor in, a context out in which autocast leaves that tensor's device alone; or the tensor itself in a precision that sums bear."""
 
 from contextlib import AbstractContextManager
 
@@ -13,3 +13,8 @@ def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     its place.
     """
     return torch._C.DisableTorchFunction() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """`tensor`, in float32 if it was in a half precision."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

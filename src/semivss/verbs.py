@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from semivss.atomic import atomic_json, demand_folder, newest
 from semivss.data.clips import VideoDataset
@@ -20,6 +20,9 @@ from semivss.progress import say, say_once
 from semivss.recipe import Recipe, load_recipe
 from semivss.settings import Predict, PseudoLabels, Score, Source, Views
 from semivss.stage import versions
+
+if TYPE_CHECKING:
+    from semivss.infer.stream import FrameModel
 
 _PREDICTIONS = "predictions"
 
@@ -40,10 +43,9 @@ def predict_paths(
         if hint:
             say_once(hint)
     from semivss.infer.inputs import open_inputs
-    from semivss.infer.onnx_model import open_model
     from semivss.infer.predict import predict
 
-    members = [open_model(model_path(path)) for path in models]
+    members = _opened(models, settings.memory)
     left_out = DefectCounter()
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
     predict(members, inputs, out, settings, weights=weights, policy=policy, left_out=left_out)
@@ -65,10 +67,9 @@ def pseudo_label_paths(
     """Label a data set, a frame folder or videos with model folders or exported files. Raises SemivssError for what cannot be read."""
     demand_words(models, source, out, pseudo=True)
     from semivss.infer.inputs import open_inputs
-    from semivss.infer.onnx_model import open_model
     from semivss.infer.pseudo import pseudo_label
 
-    members = [open_model(model_path(path)) for path in models]
+    members = _opened(models, settings.memory)
     left_out = DefectCounter()
     wanted = None
     if align_to is not None:
@@ -81,6 +82,16 @@ def pseudo_label_paths(
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
     pseudo_label(members, inputs, out, settings, policy=policy, left_out=left_out, wanted=wanted)
     say_once(f"pseudo labels: {out}; look at them with semivss pseudo inspect {out}")
+
+
+def _opened(models: Sequence[Path], memory: int | None) -> "list[FrameModel]":
+    """The models; several ones under a limit of memory are not read before it is known whether there is room for all."""
+    from semivss.infer.on_demand import ModelOnDemand
+    from semivss.infer.onnx_model import open_model
+
+    paths = [model_path(path) for path in models]
+    waits = memory is not None and len(paths) > 1
+    return [ModelOnDemand(path) if waits and path.is_dir() else open_model(path) for path in paths]
 
 
 def export_paths(
@@ -282,6 +293,7 @@ def views_hint(models: Sequence[Path], views: Views) -> str | None:
     words = ["--scales " + ",".join(f"{scale:g}" for scale in theirs.scales), *(["--flip"] if theirs.flip else [])]
     words += [f"--{name} {height}x{width}" for name, (height, width) in sizes.items()]
     words += [] if theirs.short_side is None else [f"--short-side {theirs.short_side}"]
+    words += [] if theirs.sampling == "exact" else [f"--sampling {theirs.sampling}"]
     count = len(theirs.scales) * (1 + theirs.flip)
     return f"1 view a frame; the recipe of {run} has {count}: {' '.join(words)}" if theirs != views else None
 

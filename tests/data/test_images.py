@@ -1,6 +1,7 @@
 """Frames and masks come out of files exactly, and every kind of damage is named."""
 
 import struct
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -44,6 +45,35 @@ def kind_of(read, path: Path) -> str:
 
 
 # --- frames
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}, {"keep_rgb": True}, {"mode": "L"}, {"mode": "CMYK"}],
+    ids=str,
+)
+def test_both_decoders_of_jpegs_give_the_same_numbers(tmp_path, monkeypatch, options):
+    import torchvision  # noqa: F401 -- from here on it is used
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8))
+    picture.convert(options.pop("mode", "RGB")).save(tmp_path / "a.jpg", **options)
+    one = read_frame(tmp_path / "a.jpg")
+    monkeypatch.delitem(sys.modules, "torchvision")
+    np.testing.assert_array_equal(one, read_frame(tmp_path / "a.jpg"))
+    assert one.flags.writeable
+
+
+def test_damaged_jpegs_are_named_alike_by_both_decoders(tmp_path, monkeypatch):
+    import torchvision  # noqa: F401
+
+    whole = save(tmp_path / "whole.jpg", photo()).read_bytes()
+    tables = whole.find(b"\xff\xc4")
+    damaged = {"cut": whole[:500], "tables": whole[: tables + 5] + bytes(15) + whole[tables + 20 :]}
+    for name, data in damaged.items():
+        (tmp_path / f"{name}.jpg").write_bytes(data)
+    kinds = [kind_of(read_frame, tmp_path / f"{name}.jpg") for name in damaged]
+    monkeypatch.delitem(sys.modules, "torchvision")
+    assert [kind_of(read_frame, tmp_path / f"{name}.jpg") for name in damaged] == kinds == ["truncated", "truncated"]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])

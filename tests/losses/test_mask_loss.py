@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.losses.host import HostReads
 from torch import Tensor
 from transformers.models.mask2former import modeling_mask2former as peer
 
@@ -228,7 +229,7 @@ def test_query_of_ignored_pixels_is_not_pushed_to_no_object():
     masks[..., 2, :, 3:9] = 80.0  # half and half
     torch.testing.assert_close(valid_mass(masks, labels)[0, 0], torch.tensor([0.0, 1.0, 0.5]))
     classes = torch.zeros(1, 1, 3, CLASSES + 1, requires_grad=True)
-    nobody = Matches(*torch.zeros(4, 0, dtype=torch.int64))
+    nobody = Matches(*torch.zeros(4, 0, dtype=torch.int64), (0,))
     class_loss(classes, nobody, 0.1 * valid_mass(masks, labels)).sum().backward()
     assert classes.grad is not None
     assert classes.grad[0, 0, 0].abs().max() < 1e-30
@@ -267,6 +268,17 @@ def test_assignment_takes_the_cheapest_pairs_of_each_layer():
     matches = assign(costs, [[7, 3]])
     pairs = sorted(zip(matches.layer.tolist(), matches.query.tolist(), matches.target.tolist(), strict=True))
     assert pairs == [(0, 0, 3), (0, 1, 7), (1, 0, 7), (1, 1, 3)]
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_the_costs_of_all_layers_and_images_come_to_the_host_in_one_copy(layers):
+    labels = blocks()
+    output = logits(labels, layers=layers)
+    with HostReads() as read:
+        loss(output, labels)
+    most = max(map(len, target_classes(labels, CLASSES)))
+    assert read.copies == [(2, 256), (2 * layers * 6 * most + 1,)]  # areas of the classes; costs, and whether all are finite
+    assert read.others == ["nonzero"]  # which pixels are valid: labels again, which no layer is waited for
 
 
 @pytest.mark.parametrize("where", ["class_logits", "mask_logits"])

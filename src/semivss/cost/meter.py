@@ -137,12 +137,7 @@ def _all_places(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.numel(), max(tensor.ndim, 1), dtype=torch.int64, device="meta")
 
 
-def _equal_counts(tensor: Tensor, _weights: Any = None, minlength: int = 0) -> Tensor:
-    return torch.full((minlength,), tensor.numel() // max(minlength, 1))
-
-
 _ANSWERS: Mapping[Any, Callable[..., Any]] = {
     aten._local_scalar_dense.default: lambda tensor: 0,
     aten.nonzero.default: _all_places,
-    aten.bincount.default: _equal_counts,
 }

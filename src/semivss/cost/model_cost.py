@@ -17,7 +17,7 @@ from semivss.cost.autocast import MetaAutocast
 from semivss.cost.meter import Meter
 from semivss.data.labels import LabelSet
 from semivss.losses.mask import layers_of, matched_terms, pair_costs
-from semivss.losses.matcher import Matches, mean_count
+from semivss.losses.matcher import Matches
 from semivss.losses.points import ValidPixels
 from semivss.losses.supervised import pixel_loss
 from semivss.models.deform_attn import DeformableAttention
@@ -91,7 +91,7 @@ def step_cost(segmenter: Segmenter, crop: tuple[int, int], crops: int, *, bf16: 
         frames = torch.empty(crops, 3, *crop, dtype=torch.uint8, device="meta")
         labels = torch.empty(crops, *crop, dtype=torch.uint8, device="meta")
         with autocast or nullcontext():
-            output = _forward(segmenter, frames, meter)
+            output = count_forward(segmenter, frames, meter)
             with meter.part("loss"):
                 loss = _loss(output, labels, segmenter.settings)
         del output
@@ -115,11 +115,8 @@ def prediction_cost(
     meter.restart()
     with meter:
         total = torch.empty(len(segmenter.label_set), *frame, device="meta")
-        autocast = MetaAutocast() if bf16 else None
-        with autocast or nullcontext():
-            output = _forward(segmenter, torch.empty(batch, 3, *window, dtype=torch.uint8, device="meta"), meter)
-        if autocast is not None:
-            autocast.end_forward()
+        with MetaAutocast(inference=True) if bf16 else nullcontext():
+            output = count_forward(segmenter, torch.empty(batch, 3, *window, dtype=torch.uint8, device="meta"), meter)
         with meter.part("votes"):
             p = class_distribution(_first_image(output), window, segmenter.rule)
         del p, total
@@ -127,8 +124,8 @@ def prediction_cost(
     return PredictionCost(sum(meter.flops.values()) // batch + votes, meter.peak)
 
 
-def _forward(segmenter: Segmenter, frames: Tensor, meter: Meter) -> MaskLogits | PixelLogits:
-    """As the segmenter's own, in two parts."""
+def count_forward(segmenter: Segmenter, frames: Tensor, meter: Meter) -> MaskLogits | PixelLogits:
+    """The segmenter's own forward pass under a meter that is entered, in two parts: backbone and head."""
     with meter.part("backbone"):
         pyramid = segmenter.backbone(segmenter.normalise(frames))
     with meter.part("head"):
@@ -146,11 +143,11 @@ def _loss(output: MaskLogits | PixelLogits, labels: Tensor, settings: Model) -> 
         pixels = ValidPixels(labels, cells)
         classes, masks = layers_of(output)
         present = [list(range(min(TARGETS, classes.shape[-1] - 1)))] * len(labels)
-        costs = pair_costs(classes, masks, pixels, present, head)
-        count = mean_count(sum(map(len, present)), costs)
-        pairs = len(masks) * sum(min(len(ids), masks.shape[2]) for ids in present)
-        matches = Matches(*(torch.empty(pairs, dtype=torch.int64, device="meta") for _ in range(4)))
-        return torch.stack([*matched_terms(classes, masks, matches, count, pixels, head).values()]).sum()
+        pair_costs(classes, masks, pixels, present, head)
+        counts = tuple(len(masks) * min(len(ids), masks.shape[2]) for ids in present)
+        some = torch.empty(sum(counts), dtype=torch.int64, device="meta")
+        matches = Matches(some, some, some, some, counts)
+        return torch.stack([*matched_terms(classes, masks, matches, masks.new_ones(()), pixels, head).values()]).sum()
 
 
 def _first_image(output: MaskLogits | PixelLogits) -> MaskLogits | PixelLogits:

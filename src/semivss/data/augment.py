@@ -1,7 +1,7 @@
 """Frames and labels of one clip in, the randomly resized, cropped, flipped and re-lit clip out; one draw serves all its frames.
 
 Section 3.2 of arXiv 2406.00587: random resize, random crop in which no class takes more than a given share, flip, photometric
-distortion. The crop is chosen first, so that one warp per image does resize, crop and flip, and nothing outside the crop is computed.
+distortion. The crop is chosen first, so that resize, crop and flip are one pass over an image, and little outside the crop is computed.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,8 @@ from semivss.settings import Augment, Strong
 
 TRIES = 10  # crops drawn at most until one obeys the class-share limit; the last one is taken as it is
 _VECTOR = 64  # columns; OpenCV rounds what lies beyond a row's last whole vector otherwise, so a row is cut at a multiple of every vector
+_OFF_GRID = 1 / 512  # source pixels; a frame sampled so far off its place is off by half a grey level at most
+_WARP_COSTS = 4  # times as much a pixel as a resize, at the least
 _ROWS = 128  # of a frame under another light at a time: what is in between stays in the cache and asks for no new memory
 
 
@@ -47,10 +49,10 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Photometric:
-    """Tables of a change of light: grey level to grey level, then hue and saturation, as OpenCV's full-range HSV has them."""
+    """A change of light: grey level to grey level, then hue and saturation, as OpenCV's full-range HSV has them."""
 
     light: UInt8[np.ndarray, "256"] | None
-    hue: UInt8[np.ndarray, "256"] | None
+    hue: int  # added to each, 256 = the whole circle; 0..255
     saturation: UInt8[np.ndarray, "256"] | None
 
 
@@ -71,8 +73,8 @@ def augment_clip(
     crops = np.empty((len(frames), 3, *settings.crop), np.uint8)
     for frame, planes in zip(frames, crops, strict=True):
         covered = _covered(frame, geometry, photometric)
-        height, width = covered.shape[:2]
-        cv2.split(covered, [plane[:height, :width] for plane in planes])
+        rows, columns = geometry.inside()
+        cv2.split(covered, [plane[rows, columns] for plane in planes])
         for plane in planes:
             _pad(plane, geometry, 0)
     return np.moveaxis(crops, 1, -1), warped
@@ -138,9 +140,8 @@ def _strongly(frame: UInt8[np.ndarray, "h w 3"], photometric: Photometric | None
 
 def warp_frame(frame: UInt8[np.ndarray, "H W 3"], geometry: Geometry, photometric: Photometric | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Crop of a frame under a given geometry and light; 0 outside the frame."""
-    covered = _covered(frame, geometry, photometric)
     crop = np.empty((*geometry.crop, 3), np.uint8)
-    crop[: covered.shape[0], : covered.shape[1]] = covered
+    crop[geometry.inside()] = _covered(frame, geometry, photometric)
     return _pad(crop, geometry, 0)
 
 
@@ -149,33 +150,77 @@ def warp_labels(labels: UInt8[np.ndarray, "H W"], geometry: Geometry) -> UInt8[n
     return _warp_values(labels, geometry, IGNORE, np.empty(geometry.crop, np.uint8))
 
 
+def _warp_values(values: np.ndarray, geometry: Geometry, padding: int, out: np.ndarray) -> np.ndarray:
+    """Crop of a map of numbers, by nearest neighbour, into `out`."""
+    out[geometry.inside()] = warped(values, geometry, cv2.INTER_NEAREST)
+    return _pad(out, geometry, padding)
+
+
 def _covered(frame: UInt8[np.ndarray, "H W 3"], geometry: Geometry, photometric: Photometric | None) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The crop of a frame as far as the frame covers it, see `_extent`."""
-    covered = np.empty((*_extent(geometry), 3), np.uint8)
-    _warp(frame, geometry, cv2.INTER_LINEAR, covered)
+    """What the frame covers of the crop, by the cheaper of two ways, under another light."""
+    patch = Patch.of(geometry)
+    cheaper = patch.pixels <= _WARP_COSTS * geometry.crop[0] * geometry.crop[1]
+    covered = resampled(frame, geometry, patch) if cheaper else warped(frame, geometry, cv2.INTER_LINEAR)
     if photometric is not None:
         _relight(covered, photometric)
     return covered
 
 
-def _warp_values(values: np.ndarray, geometry: Geometry, padding: int, out: np.ndarray) -> np.ndarray:
-    """Crop of a map of numbers, by nearest neighbour, into `out`."""
+@dataclass(frozen=True)
+class Patch:
+    """The part of a frame from which OpenCV's resize, which cannot begin between pixels, makes a crop; see `_start`."""
+
+    rows: slice  # of the source
+    columns: slice
+    skipped: tuple[int, int]  # rows and columns of the resized patch before the crop
+    pixels: int  # of the resized patch up to the crop's end
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> "Patch":
+        ends = [min(o + c, r) for o, c, r in zip(geometry.corner, geometry.crop, geometry.resized, strict=True)]
+        (top, above), (left, before) = (_start(*axis) for axis in zip(geometry.corner, geometry.source, geometry.resized, strict=True))
+        steps = [source / resized for source, resized in zip(geometry.source, geometry.resized, strict=True)]
+        bottom, right = (int((end - 0.5) * step - 0.5) + 2 for end, step in zip(ends, steps, strict=True))
+        skipped = geometry.corner[0] - above, geometry.corner[1] - before
+        return cls(slice(top, bottom), slice(left, right), skipped, (ends[0] - above) * (ends[1] - before))
+
+
+def _start(first: int, source: int, resized: int) -> tuple[int, int]:
+    """The last source pixel before the place of resized pixel `first` at which a resize may begin and stay on the whole frame's grid.
+
+    Returns it, and the resized pixel that falls on it.
+    """
+    step = source / resized
+    starts = np.arange(max(int((first + 0.5) * step - 0.5), 0) + 1)
+    places = starts / step
+    start = int(np.flatnonzero(np.abs(places - np.rint(places)) * step <= _OFF_GRID)[-1])  # 0 is on it
+    return start, round(start / step)
+
+
+def resampled(frame: UInt8[np.ndarray, "H W 3"], geometry: Geometry, patch: Patch) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """What the frame covers of the crop, a new array: a patch of it resized, and what the crop does not need cut off."""
+    (height, width), (rows, columns) = geometry.resized, geometry.inside()
+    scale = {"fx": width / geometry.source[1], "fy": height / geometry.source[0]}  # from sizes it would be that of the rounded patch
+    large = cv2.resize(frame[patch.rows, patch.columns], None, **scale, interpolation=cv2.INTER_LINEAR)
+    top, left = patch.skipped
+    part = large[top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
+    return np.asarray(cv2.flip(part, 1)) if geometry.flip else part
+
+
+def warped(image: np.ndarray, geometry: Geometry, interpolation: int) -> np.ndarray:
+    """The same by one warp, which makes no pixel but the crop's: for labels, and for a small crop far inside a large frame."""
     height, width = _extent(geometry)
-    _warp(values, geometry, cv2.INTER_NEAREST, out[:height, :width])
-    return _pad(out, geometry, padding)
+    covered = np.empty((height, width, *image.shape[2:]), image.dtype)
+    # The border is replicated and cut off: a constant border would darken the frame's outermost pixels.
+    way = interpolation | cv2.WARP_INVERSE_MAP
+    cv2.warpAffine(image, geometry.inverse(), (width, height), covered, way, cv2.BORDER_REPLICATE)
+    return covered[geometry.inside()]
 
 
 def _extent(geometry: Geometry) -> tuple[int, int]:
     """Rows and columns of the crop, from its top left, that hold all that the frame covers, the columns in whole vectors."""
     rows, columns = geometry.inside()
     return rows.stop, min(-(-columns.stop // _VECTOR) * _VECTOR, geometry.crop[1])
-
-
-def _warp(image: np.ndarray, geometry: Geometry, interpolation: int, out: np.ndarray) -> None:
-    """Write the rows and columns of `_extent`."""
-    # The border is replicated here and overwritten by `_pad`: a constant border would darken the frame's outermost pixels.
-    flags = interpolation | cv2.WARP_INVERSE_MAP
-    cv2.warpAffine(image, geometry.inverse(), out.shape[1::-1], out, flags, cv2.BORDER_REPLICATE)
 
 
 def _pad(image: np.ndarray, geometry: Geometry, value: int) -> np.ndarray:
@@ -233,24 +278,27 @@ def _draw_photometric(settings: Augment, generator: np.random.Generator) -> Phot
     levels = np.arange(256.0)
     light = np.clip(levels + added, 0, 255) if chosen[0] else levels
     light = np.clip(light * gain, 0, 255) if chosen[1] else light
-    hue = np.rint((levels + turn * 256 / 360) % 256) % 256  # hue 255.6 is hue 0
     return Photometric(
         np.rint(light).astype(np.uint8) if chosen[:2].any() else None,
-        hue.astype(np.uint8) if chosen[2] else None,
+        round(turn * 256 / 360) % 256 if chosen[2] else 0,
         np.rint(np.clip(levels * saturation, 0, 255)).astype(np.uint8) if chosen[3] else None,
     )
 
 
 def _relight(frame: UInt8[np.ndarray, "h w 3"], photometric: Photometric) -> None:
     """In place."""
-    tables = (photometric.hue, photometric.saturation)
+    saturation = photometric.saturation
+    turn = np.tile(np.array([photometric.hue, 0, 0], np.uint8), frame.shape[1])
     for rows in (frame[top : top + _ROWS] for top in range(0, len(frame), _ROWS)):
         if photometric.light is not None:
             cv2.LUT(rows, photometric.light, rows)
-        if any(table is not None for table in tables):
+        if photometric.hue or saturation is not None:
             hsv = cv2.cvtColor(rows, cv2.COLOR_RGB2HSV_FULL)
-            planes = cv2.split(hsv)
-            for plane, table in zip(planes[:2], tables, strict=True):
-                if table is not None:
-                    cv2.LUT(plane, table, plane)
-            cv2.cvtColor(cv2.merge(planes, hsv), cv2.COLOR_HSV2RGB_FULL, rows)
+            if photometric.hue:
+                flat = hsv.reshape(len(hsv), -1)
+                np.add(flat, turn, out=flat)  # wraps round
+            if saturation is not None:
+                planes = cv2.split(hsv)
+                cv2.LUT(planes[1], saturation, planes[1])
+                cv2.merge(planes, hsv)
+            cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, rows)

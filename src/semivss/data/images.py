@@ -1,6 +1,7 @@
 """Still images: a file in, an RGB frame or the raw values of an index mask out, or one line that says what is wrong with the file."""
 
 import struct
+import sys
 import warnings
 import zlib
 from io import BytesIO
@@ -30,6 +31,8 @@ def read_frame(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     """
     path = Path(path)
     data = _bytes(path)
+    if (frame := _plain_jpeg(data)) is not None:
+        return frame
     if data.startswith(_SIGNATURE):
         _check_png(data, path)
     image = _open(data, path)
@@ -156,6 +159,26 @@ def _open(data: bytes, path: Path) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise DefectError(path, "truncated", f"the picture is damaged or cut short ({str(error)[:80]})", _REMAKE, "skip") from error
     return image
+
+
+def _plain_jpeg(data: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
+    """A whole JPEG in colour, by torchvision: the numbers that Pillow gives, without its two copies, a fifth of the time.
+
+    None for anything else, which Pillow reads or refuses. torchvision takes a second to import, so it has to be there already: timm brings
+    it into every training of its models.
+    """
+    torchvision = sys.modules.get("torchvision")
+    if torchvision is None or not data.startswith(_JPEG) or not _jpeg_ends(data):
+        return None
+    try:
+        image = Image.open(BytesIO(data))  # the header alone
+        if image.mode != "RGB" or image.width * image.height > MAX_PIXELS:
+            return None
+        encoded = sys.modules["torch"].frombuffer(bytearray(data), dtype=sys.modules["torch"].uint8)
+        decoded: np.ndarray = torchvision.io.decode_jpeg(encoded).permute(1, 2, 0).numpy()
+    except (RuntimeError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return decoded
 
 
 def _pictures_start(data: bytes) -> bool:

@@ -14,11 +14,11 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from semivss.accelerator import choose_accelerator, own_device
 from semivss.data.clips import VideoDataset
@@ -29,9 +29,11 @@ from semivss.infer.ahead import map_behind, read_ahead
 from semivss.infer.finished import is_finished
 from semivss.infer.inputs import Frames, InputVideo, from_dataset
 from semivss.infer.manifest import summaries, versions, write_manifest
+from semivss.infer.memory import MemoryLimit
 from semivss.infer.model_time import ModelClock, TimedModel
 from semivss.infer.onnx_model import FrameSizeError, OnnxModel
-from semivss.infer.stream import FrameModel, NotFiniteError, device_of, stream_distribution
+from semivss.infer.score_map import Scores, WholeScores
+from semivss.infer.stream import FrameModel, NotFiniteError, device_of, stream_scores
 from semivss.infer.views import View
 from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers, clear_shared, overlay_path, read_record, record_path
 from semivss.lock import Crew, joined
@@ -42,6 +44,14 @@ from semivss.wording import counted
 
 _READ = 4  # frames that may be read before the models ask for them
 _LOOK_EVERY = 0.2  # seconds between looks at the videos that other workers make
+
+
+class Scored(NamedTuple):
+    """A frame of a video and what models say of it."""
+
+    stem: str
+    frame: np.ndarray  # H W 3, RGB
+    scores: Scores
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,9 @@ class Job:
     out: Path
     made_from: dict[str, Any]  # a video made from anything else is made anew
     absent: dict[str, Any]  # what holds of parts of `made_from` that records of an earlier version do not name
-    product: Callable[[str, np.ndarray, Tensor], Product]  # stem, frame and its distribution
+    product: Callable[[str, np.ndarray, Scores], Product]  # of stem, frame and scores
     precision: str = "32"
+    limit: MemoryLimit | None = None  # on the memory of the process
     window: int = 0  # frames on either side that join a distribution
     overlay: str = "none"
     fps: float = 15.0  # of overlays made from frame folders
@@ -127,6 +138,8 @@ def _make_all(job: Job, videos: Sequence[InputVideo], keys: dict[str, Any], left
     done = tuple(name for name in names if name not in {video.name for video in todo})
     made = Predicted(tuple(own), done, frames, counter.counts(), seconds, inside)
     _tell(made, len(todo))
+    if job.limit is not None:
+        job.limit.tell()
     if counter:
         say_once(f"frames or videos left out, named in {job.out / 'manifest.json'}: {counter}")
     return made
@@ -188,8 +201,7 @@ def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[st
     defects = DefectCounter()
     frames = video.frames(lambda error: _on_defect(error, job.policy, defects))
     pixels = hashlib.sha256()
-    labelled = window_mean(labelled_frames(job, video.name, frames), job.window)
-    made = map_behind(partial(_finish, job, pixels), labelled)
+    made = map_behind(partial(_finish, job, pixels), _smoothed(scored_frames(job, video.name, frames), job.window))
     first = list(itertools.islice(made, 1))
     (job.out / "manifest.json").unlink(missing_ok=True)  # whoever finds none knows that the folder is unfinished
     record_path(job.out, video.name).unlink(missing_ok=True)
@@ -204,14 +216,22 @@ def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[st
         (job.out / left).unlink(missing_ok=True)  # of an earlier call with other settings
 
 
-def _finish(job: Job, pixels: "hashlib._Hash", one: Labelled) -> Product:
+def _finish(job: Job, pixels: "hashlib._Hash", one: Scored) -> Product:
     """What is kept of a frame; its pixels join the hash of the video's."""
     pixels.update(np.ascontiguousarray(one.frame).data)
     return job.product(*one)
 
 
-def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
-    """Each frame with its distribution; models that lie on the CPU are brought to the GPU first, where there is one.
+def _smoothed(items: Iterator[Scored], reach: int) -> Iterator[Scored]:
+    """With the mean over `reach` neighbours on either side, which takes whole distributions."""
+    if not reach:
+        return items
+    labelled = (Labelled(stem, frame, scores.whole()) for stem, frame, scores in items)
+    return (Scored(stem, frame, WholeScores(p)) for stem, frame, p in window_mean(labelled, reach))
+
+
+def scored_frames(job: Job, video: str, frames: Frames) -> Iterator[Scored]:
+    """Each frame with its scores; models that lie on the CPU are brought to the GPU first, where there is one.
 
     Raises SemivssError for a model whose values are not finite, for frames of another size than an exported model takes, and where there
     is not memory enough.
@@ -225,9 +245,11 @@ def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
         # an exported model takes one frame at a time, and answers at full size, which is much to hold for several
         batch = 1 if any(isinstance(model, OnnxModel) for model in job.models) else job.batch
         timed = [TimedModel(model, job.clock) for model in job.models]
-        for p in stream_distribution(timed, job.shares, _noted(read_ahead(frames, _READ), waiting), job.views, batch, job.precision):
+        ahead = _noted(read_ahead(frames, _READ), waiting)
+        fit = None if job.limit is None else partial(job.limit.fit, most=batch)
+        for scores in stream_scores(timed, job.shares, ahead, job.views, batch, job.precision, fit, job.out):
             done += 1
-            yield Labelled(*waiting.popleft(), p)
+            yield Scored(*waiting.popleft(), scores)
     except NotFiniteError as error:
         stem, digest = waiting[error.frame - done][0], job.made_from["models"][error.model]
         raise SemivssError(

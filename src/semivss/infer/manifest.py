@@ -15,6 +15,7 @@ from semivss import __version__
 from semivss.atomic import atomic_file
 from semivss.data.labels import LabelSet
 from semivss.data.policy import DefectCounter
+from semivss.infer.on_demand import ModelOnDemand
 from semivss.infer.onnx_model import OnnxModel
 from semivss.infer.stream import FrameModel
 from semivss.infer.writer import read_record
@@ -22,8 +23,8 @@ from semivss.settings import Predict, PseudoLabels
 
 
 def made_from(models: Sequence[FrameModel], shares: Sequence[float], settings: Predict | PseudoLabels) -> dict[str, Any]:
-    """What decides the content of the files besides the input. The batch size does not belong to it."""
-    kept = settings.model_dump(mode="json", exclude={"batch", "views", "weights"})
+    """What decides the content of the files besides the input. The batch size and a limit on memory do not belong to it."""
+    kept = settings.model_dump(mode="json", exclude={"batch", "views", "weights", "memory"})
     views = settings.views.model_dump(mode="json")
     return {"models": [model_hash(model) for model in models], "weights": list(shares), "views": views, **kept}
 
@@ -32,6 +33,9 @@ def model_hash(model: FrameModel) -> str:
     """SHA-256 over classes, distribution rule, settings that are not at their default, and every weight of a model; or that of its file."""
     if isinstance(model, OnnxModel):
         return model.sha256
+    if isinstance(model, ModelOnDemand):
+        with model.lent() as lent:
+            return model_hash(lent)
     settings = getattr(model, "settings", None)  # a Segmenter's; other models are told apart by their type
     kind = settings.model_dump(mode="json", exclude_defaults=True) if settings else type(model).__name__
     described = [list(model.label_set.names), model.label_set.colors, model.rule, kind]

@@ -32,6 +32,7 @@ from semivss.data.pseudo import CONFIDENCE, ENTROPY, HISTOGRAMS, RECORDS, TOP
 from semivss.data.video import VideoWriter
 from semivss.digest import file_sha256
 from semivss.errors import DataError
+from semivss.infer.answers import Answers
 from semivss.infer.overlay import compose
 from semivss.infer.png16 import png16
 
@@ -48,11 +49,7 @@ class Product:
 
     stem: str
     frame: UInt8[np.ndarray, "H W 3"]
-    labels: UInt8[np.ndarray, "H W"]
-    codes: UInt16[np.ndarray, "H W"] | None = None  # of the entropy
-    probabilities: np.ndarray | None = None  # C H W, uint8 (times 1/255) or float16
-    confidence: UInt8[np.ndarray, "H W"] | None = None  # 255 * largest probability
-    top_classes: UInt8[np.ndarray, "K h w"] | None = None
+    answers: Answers
 
 
 class VideoFiles:
@@ -116,30 +113,30 @@ class VideoFiles:
 
     def _encode(self, product: Product) -> list[dict[str, Any]]:
         """Write the files of one frame; their lines of the record."""
-        video, stem = Path(self._video), product.stem
-        entries = [self._file(self._out / video / f"{stem}.png", index_png(product.labels, self._labels))]
-        if product.codes is not None:
-            entries.append(self._file(self._out / ENTROPY / video / f"{stem}.png", grey_png(product.codes)))
-        if product.probabilities is not None:
-            entries.append(self._file(self._out / PROBABILITIES / video / f"{stem}.npz", probability_file(product.probabilities)))
-        if product.confidence is not None:
-            entries.append(self._file(self._out / CONFIDENCE / video / f"{stem}.png", grey_png(product.confidence)))
-        if product.top_classes is not None:
-            entries.append(self._file(self._out / TOP / video / f"{stem}.npz", _arrays(ids=product.top_classes)))
+        video, stem, found = Path(self._video), product.stem, product.answers
+        entries = [self._file(self._out / video / f"{stem}.png", index_png(found.labels, self._labels))]
+        if found.codes is not None:
+            entries.append(self._file(self._out / ENTROPY / video / f"{stem}.png", grey_png(found.codes)))
+        if found.probabilities is not None:
+            entries.append(self._file(self._out / PROBABILITIES / video / f"{stem}.npz", probability_file(found.probabilities)))
+        if found.confidence is not None:
+            entries.append(self._file(self._out / CONFIDENCE / video / f"{stem}.png", grey_png(found.confidence)))
+        if found.top_classes is not None:
+            entries.append(self._file(self._out / TOP / video / f"{stem}.npz", _arrays(ids=found.top_classes)))
         return entries
 
     def _enter(self, product: Product, files: Future[list[dict[str, Any]]]) -> None:
         """What happens frame after frame, once the files are there."""
         for entry in files.result():
             self._line(entry)
-        if product.codes is not None and self._counts is not None:
-            self._counts = self._counts + code_histogram(product.labels, product.codes, len(self._labels))
+        if product.answers.codes is not None and self._counts is not None:
+            self._counts = self._counts + code_histogram(product.answers.labels, product.answers.codes, len(self._labels))
         if self._style != "none":
             self._draw(product)
         self._frames += 1
 
     def _draw(self, product: Product) -> None:
-        picture = compose(product.frame, product.labels, self._labels, self._style, self._overlay_size)
+        picture = compose(product.frame, product.answers.labels, self._labels, self._style, self._overlay_size)
         if self._overlay is None:
             self._overlay_size = (picture.shape[0], picture.shape[1])
             self._overlay = self._overlays.enter_context(VideoWriter(overlay_path(self._out, self._video), self._fps()))

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from semivss.full_precision import full_precision
-from semivss.losses.matcher import Matches, assign, matching_costs, mean_count
+from semivss.full_precision import at_least_float32, full_precision
+from semivss.losses.matcher import Matches, match, matching_costs
 from semivss.losses.points import Points, ValidPixels
+from semivss.losses.whole_batch import processes, summed
 from semivss.posterior import covered_pixels
 from semivss.settings import Mask2FormerHead
 from semivss.tensors import IGNORE, MaskLogits
@@ -48,15 +49,15 @@ def mask_terms(
     """As `mask_loss`; the points come from `pixels`."""
     classes, masks = layers_of(output)
     targets = target_classes(pixels.labels, classes.shape[-1] - 1, settings.min_area)
-    costs = pair_costs(classes, masks, pixels, targets, settings)
-    count = mean_count(sum(map(len, targets)), costs)
-    return matched_terms(classes, masks, assign(costs, targets), count, pixels, settings, factors)
+    matches, count = match(pair_costs(classes, masks, pixels, targets, settings), targets)
+    return matched_terms(classes, masks, matches, count, pixels, settings, factors)
 
 
 def layers_of(output: MaskLogits) -> tuple[Float[Tensor, "L B Q C1"], Float[Tensor, "L B Q h w"]]:
-    """Class and mask logits of all layers, float32."""
-    classes = torch.stack([output.class_logits, *(layer[0] for layer in output.auxiliary)]).float()
-    return classes, torch.stack([output.mask_logits, *(layer[1] for layer in output.auxiliary)]).float()
+    """Class and mask logits of all layers, at least float32."""
+    classes = torch.stack([output.class_logits, *(layer[0] for layer in output.auxiliary)])
+    masks = torch.stack([output.mask_logits, *(layer[1] for layer in output.auxiliary)])
+    return at_least_float32(classes), at_least_float32(masks)
 
 
 def matched_terms(
@@ -68,7 +69,7 @@ def matched_terms(
     settings: Mask2FormerHead,
     factors: Float[Tensor, "B"] | None = None,
 ) -> dict[str, Tensor]:
-    """As `mask_loss`, of queries that are matched already; `count` is the number of target masks of a process."""
+    """As `mask_loss`, of queries that are matched already; `count` is from `match`."""
     bce, dice = point_losses(masks, matches, pixels, settings, factors)
     terms = {
         "class": settings.class_weight * class_loss(classes, matches, settings.no_object_weight * valid_mass(masks, pixels.labels)),
@@ -109,7 +110,7 @@ def pair_costs(
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in targets], device=masks.device)
     points = pixels.draw(settings.points)
     logits = pixels.read(masks.transpose(0, 1).flatten(1, 2), points.grid).view(batch, layers, queries, -1)
-    wanted = pixels.targets(points, torch.arange(batch, device=masks.device), ids)
+    wanted = pixels.targets(points, torch.arange(batch, device=masks.device), ids).to(masks.dtype)
     probabilities = classes.softmax(-1).transpose(0, 1).gather(-1, ids[:, None, None].expand(-1, layers, queries, -1))
     return matching_costs(logits, wanted, probabilities, (settings.class_weight, settings.mask_weight, settings.dice_weight))
 
@@ -128,7 +129,7 @@ def point_losses(
         return nothing, nothing
     points = uncertain_points(matched.detach(), matches, pixels, settings)
     logits = pixels.read(matched[:, None], points.grid)[:, 0]
-    wanted = pixels.targets(points, matches.image, matches.target[:, None])[:, 0]
+    wanted = pixels.targets(points, matches.image, matches.target[:, None])[:, 0].to(masks.dtype)
     bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
     share = logits.sigmoid()
     dice = 1 - (2 * (share * wanted).sum(1) + 1) / (share.sum(1) + wanted.sum(1) + 1)
@@ -147,22 +148,25 @@ def uncertain_points(matched: Float[Tensor, "M h w"], matches: Matches, pixels: 
     certain = int(settings.importance * settings.points)
     candidates = int(settings.oversample * settings.points)
     drawn = pixels.draw(candidates + settings.points - certain)
-    counts = matches.image.bincount(minlength=len(drawn.grid)).tolist()  # pairs are sorted by image: one reading for all of an image's
-    parts = zip(torch.split(matched, counts), drawn.grid[:, :candidates], counts, strict=True)
-    logits = torch.cat([pixels.read(part[None], grid[None])[0] for part, grid, count in parts if count])
+    parts = zip(torch.split(matched, list(matches.counts)), drawn.grid[:, :candidates], strict=True)  # pairs are sorted by image
+    logits = torch.cat([pixels.read(part[None], grid[None])[0] for part, grid in parts if len(part)])  # one reading for all of an image's
     chosen = logits.abs().topk(certain, dim=1, largest=False, sorted=False).indices
     random = torch.arange(candidates, candidates + settings.points - certain, device=matched.device)
     return drawn.pick(matches.image, torch.cat([chosen, random.expand(len(matched), -1)], 1))
 
 
 def class_loss(classes: Float[Tensor, "L B Q C1"], matches: Matches, no_object: Float[Tensor, "L B Q"]) -> Float[Tensor, "L"]:
-    """Weighted mean cross-entropy of each layer: weight 1 for matched queries, `no_object` for the rest, whose class is the last column."""
+    """Weighted mean cross-entropy of each layer: weight 1 for matched queries, `no_object` for the rest, whose class is the last column.
+
+    The mean over processes is the mean over the whole batch.
+    """
     pairs = (matches.layer, matches.image, matches.query)
     wanted = torch.full(no_object.shape, classes.shape[-1] - 1, device=classes.device)
     wanted[pairs] = matches.target
     weights = no_object.index_put(pairs, no_object.new_ones(()))
     losses = F.cross_entropy(classes.flatten(0, 2), wanted.flatten(), reduction="none").view_as(weights)
-    return (weights * losses).sum((1, 2)) / weights.sum((1, 2)).clamp_min(torch.finfo(weights.dtype).tiny)
+    total = summed(weights.sum((1, 2))) / processes()
+    return (weights * losses).sum((1, 2)) / total.clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 @torch.no_grad()
@@ -172,6 +176,6 @@ def valid_mass(masks: Float[Tensor, "L B Q h w"], labels: UInt8[Tensor, "B H W"]
     high, wide = covered_pixels(cells, (labels.shape[1], labels.shape[2]))
     inside = torch.stack([labels != IGNORE, torch.ones_like(labels, dtype=torch.bool)]).float()  # valid, and in the image at all
     overhang = (0, wide - labels.shape[2], 0, high - labels.shape[1])
-    areas = F.adaptive_avg_pool2d(F.pad(inside, overhang), cells).flatten(2)  # 2, B, h * w
+    areas = F.adaptive_avg_pool2d(F.pad(inside, overhang), cells).flatten(2).to(masks.dtype)  # 2, B, h * w
     mass = masks.sigmoid().flatten(3) @ areas.permute(1, 2, 0)  # L, B, Q, 2
     return mass[..., 0] / mass[..., 1].clamp_min(torch.finfo(mass.dtype).tiny)

@@ -6,11 +6,12 @@ Letters: B images, L decoder layers, Q queries, T target classes of an image (pa
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from semivss.losses.whole_batch import processes, summed
 
 
 class NonFiniteCost(ArithmeticError):  # noqa: N818, says what is wrong with which quantity
@@ -25,6 +26,7 @@ class Matches:
     image: Int64[Tensor, "M"]
     query: Int64[Tensor, "M"]
     target: Int64[Tensor, "M"]  # class id
+    counts: tuple[int, ...]  # pairs of each image, known without asking the device
 
 
 @torch.no_grad()
@@ -51,33 +53,43 @@ def matching_costs(
     return -weights[0] * probabilities + weights[1] * bce + weights[2] * dice
 
 
-def mean_count(count: int, costs: Tensor) -> Tensor:
-    """Number of target masks of a process' batch, averaged over all processes, at least 1.
+def match(costs: Float[Tensor, "B L Q T"], classes: list[list[int]]) -> tuple[Matches, Float[Tensor, ""]]:
+    """The cheapest assignment of all layers and images, and what their sums are divided by: the target masks of a process, averaged over
+    all processes.
+
+    The device is asked once: costs, and whether any of them is not finite on any process, come in one copy.
+
+    Args:
+        costs: only the first len(classes[b]) columns of image b count.
+        classes: target class ids of each image.
 
     Raises:
         NonFiniteCost: on every process, when a cost is not finite on any of them: they skip the step together.
     """
-    report = torch.stack([costs.new_tensor(float(count)), (~costs.isfinite()).any().float()])
-    processes = 1
-    if dist.is_available() and dist.is_initialized():
-        processes = dist.get_world_size()
-        dist.all_reduce(report)
-    if report[1] > 0:
+    masks = costs.new_full((), sum(map(len, classes)))
+    report = summed(torch.stack([masks, (~costs.isfinite()).any().to(costs.dtype)]))
+    copy = torch.cat([costs.flatten(), report[1:]]).cpu()
+    if copy[-1] > 0:
         raise NonFiniteCost("the logits of this batch are NaN or infinite")
-    return (report[0] / processes).clamp_min(1)
+    return assign(copy[:-1].view(costs.shape), classes, costs.device), report[0].clamp_min(1) / processes()
 
 
-def assign(costs: Float[Tensor, "B L Q T"], classes: list[list[int]]) -> Matches:
+def assign(costs: Float[Tensor, "B L Q T"], classes: list[list[int]], device: torch.device | None = None) -> Matches:
     """The cheapest one-to-one assignment for each image and layer: min(Q, number of classes) pairs each.
 
     Args:
-        costs: finite; only the first len(classes[b]) columns of image b count.
-        classes: target class ids of each image.
+        costs: finite, on the CPU; columns as in `match`.
+        classes: as in `match`.
+        device: of the result; none = the CPU.
     """
-    table = costs.cpu().numpy()  # one copy for all layers and images
+    table = costs.numpy()
     pairs: list[tuple[int, int, int, int]] = []
+    counts = []
     for image, ids in enumerate(classes):
+        before = len(pairs)
         for layer in range(table.shape[1] if ids else 0):
             queries, columns = linear_sum_assignment(table[image, layer, :, : len(ids)])
             pairs += [(layer, image, int(query), ids[column]) for query, column in zip(queries, columns, strict=True)]
-    return Matches(*torch.tensor(pairs, dtype=torch.int64).view(-1, 4).to(costs.device).unbind(1))
+        counts.append(len(pairs) - before)
+    layers, images, chosen, targets = torch.tensor(pairs, dtype=torch.int64).view(-1, 4).to(device).unbind(1)
+    return Matches(layers, images, chosen, targets, tuple(counts))

@@ -61,7 +61,7 @@ class ValidPixels:
 
     def read(self, maps: Float[Tensor, "M N h w"], grid: Float[Tensor, "M K 2"]) -> Float[Tensor, "M N K"]:
         """Bilinear (align_corners=False) values of each row's N maps at its points."""
-        return F.grid_sample(maps, grid[:, None], mode="bilinear", padding_mode=self.padding, align_corners=False)[:, :, 0]
+        return F.grid_sample(maps, grid[:, None].to(maps.dtype), mode="bilinear", padding_mode=self.padding, align_corners=False)[:, :, 0]
 
     def targets(self, points: Points, image: Int64[Tensor, "M"], classes: Int64[Tensor, "M T"]) -> Float[Tensor, "M T K"]:
         """1 where row m's points (on image `image[m]`) show class `classes[m, t]`, else 0: the masks read at the nearest pixel."""

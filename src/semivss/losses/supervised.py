@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from semivss.full_precision import full_precision
+from semivss.full_precision import at_least_float32, full_precision
+from semivss.losses.whole_batch import part_of_mean
 from semivss.posterior import class_distribution, pixel_logits
 from semivss.settings import Model
 from semivss.tensors import IGNORE, MaskLogits, PixelLogits
@@ -22,7 +23,7 @@ def supervised_loss(
     generator: torch.Generator | None = None,
     likelihood: float = 0.0,
 ) -> dict[str, Tensor]:
-    """Scalars by name, each already multiplied by its weight.
+    """Scalars by name, each already multiplied by its weight. Where several processes share a batch, their mean is the whole batch's loss.
 
     Args:
         output: logits of B images of H x W pixels.
@@ -34,14 +35,17 @@ def supervised_loss(
     Raises:
         NonFiniteCost: the logits are NaN or infinite, so that no matching exists. Skip the step and count it.
     """
+    valid = (labels != IGNORE).sum()
     match output:
         case PixelLogits():
-            return {"cross_entropy": pixel_loss(output.logits, labels, output.rows)}
+            return {"cross_entropy": part_of_mean(pixel_loss(output.logits, labels, output.rows), valid)}
         case MaskLogits():
             from semivss.losses.mask import mask_loss
 
             terms = mask_loss(output, labels, settings.mask2former, generator)
-            return terms | ({"likelihood": likelihood * distribution_loss(output, labels, settings.rule)} if likelihood else {})
+            if likelihood:
+                terms["likelihood"] = likelihood * part_of_mean(distribution_loss(output, labels, settings.rule), valid)
+            return terms
 
 
 def pixel_loss(logits: Float[Tensor, "B R h w"], labels: UInt8[Tensor, "B H W"], rows: Sequence[int] | None = None) -> Float[Tensor, ""]:
@@ -51,7 +55,7 @@ def pixel_loss(logits: Float[Tensor, "B R h w"], labels: UInt8[Tensor, "B H W"],
     """
     size = (labels.shape[1], labels.shape[2])
     with full_precision(logits):
-        total = F.cross_entropy(pixel_logits(logits.float(), rows, size), labels.long(), ignore_index=IGNORE, reduction="sum")
+        total = F.cross_entropy(pixel_logits(at_least_float32(logits), rows, size), labels.long(), ignore_index=IGNORE, reduction="sum")
     return total / (labels != IGNORE).sum().clamp_min(1)
 
 

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from semivss.full_precision import full_precision
+from semivss.full_precision import at_least_float32, full_precision
 from semivss.losses.supervised import distribution_loss
+from semivss.losses.whole_batch import part_of_mean, summed
 from semivss.posterior import pixel_logits
 from semivss.settings import Model, Semi
 from semivss.tensors import IGNORE, MaskLogits, PixelLogits, Split
@@ -24,7 +25,7 @@ def unsupervised_loss(
     semi: Semi,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """Scalars by name, each already multiplied by its weight, `semi.unsupervised` included.
+    """Scalars by name, each already multiplied by its weight, `semi.unsupervised` included; over several processes as `supervised_loss`.
 
     Args:
         output: the student's logits of B unlabelled images of H x W pixels.
@@ -39,9 +40,12 @@ def unsupervised_loss(
     Raises:
         NonFiniteCost: the logits are NaN or infinite. Skip the step and count it.
     """
+    reliable = (split.labels != IGNORE).sum()
     match output:
         case PixelLogits():
-            terms = {"cross_entropy": pixel_unsupervised_loss(output.logits, split, output.rows, limit=semi.max_area_factor)}
+            counts = summed(torch.stack([reliable, reliable + split.unreliable.sum()]))
+            factor = area_factor(counts[0], counts[1], semi.max_area_factor)
+            terms = {"cross_entropy": part_of_mean(pixel_unsupervised_loss(output.logits, split, output.rows, factor=factor), reliable)}
         case MaskLogits():
             from semivss.losses.mask import mask_loss
 
@@ -49,7 +53,7 @@ def unsupervised_loss(
             factors = reliable_factor(split, limit=semi.max_area_factor, images=True) if semi.weigh_masks else None
             terms = mask_loss(output, split.labels, head, generator, factors)
             if semi.likelihood:
-                terms["likelihood"] = semi.likelihood * distribution_loss(output, split.labels, settings.rule)
+                terms["likelihood"] = semi.likelihood * part_of_mean(distribution_loss(output, split.labels, settings.rule), reliable)
     return {name: semi.unsupervised * term for name, term in terms.items()}
 
 
@@ -61,6 +65,7 @@ def pixel_unsupervised_loss(
     limit: float | None = 5.0,
     count_ignored: bool = False,
     align_corners: bool = False,
+    factor: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy over the reliable pixels times N_all / N_reliable; 0, with a gradient of 0, when none is reliable.
 
@@ -71,23 +76,27 @@ def pixel_unsupervised_loss(
         limit: largest factor; none = no limit, as published.
         count_ignored: N_all counts every pixel, as published, instead of those with a pseudo label.
         align_corners: how logits are resized, see `posterior.resize_maps`; true as published.
+        factor: in place of N_all / N_reliable of this split, where the batch is larger.
     """
     labels, reliable = split.labels, (split.labels != IGNORE).sum()
     size = (labels.shape[1], labels.shape[2])
     with full_precision(logits):
-        large = pixel_logits(logits.float(), rows, size, align_corners)
+        large = pixel_logits(at_least_float32(logits), rows, size, align_corners)
         total = F.cross_entropy(large, labels.long(), ignore_index=IGNORE, reduction="sum")
-    return reliable_factor(split, limit=limit, count_ignored=count_ignored) * total / reliable.clamp_min(1)
+    factor = reliable_factor(split, limit=limit, count_ignored=count_ignored) if factor is None else factor
+    return factor * total / reliable.clamp_min(1)
 
 
 def reliable_factor(split: Split, *, limit: float | None = 5.0, count_ignored: bool = False, images: bool = False) -> Float[Tensor, "*B"]:
-    """N_all / N_reliable of the batch (U2PL, arXiv 2203.03884, equation 4), or of each of its `images`; arguments as above.
-
-    1 without any reliable pixel, where there is nothing to multiply.
-    """
+    """N_all / N_reliable of the batch (U2PL, arXiv 2203.03884, equation 4), or of each of its `images`; arguments as above."""
     kept = split.labels != IGNORE
     everything = torch.ones_like(kept) if count_ignored else kept | split.unreliable
     reliable, total = (_count(pixels, images) for pixels in (kept, everything))
+    return area_factor(reliable, total, limit)
+
+
+def area_factor(reliable: Int64[Tensor, "*B"], total: Int64[Tensor, "*B"], limit: float | None) -> Float[Tensor, "*B"]:
+    """total / reliable, at most `limit`; 1 without any reliable pixel, where there is nothing to multiply."""
     factor = torch.where(reliable > 0, total / reliable.clamp_min(1), 1.0)
     return factor if limit is None else factor.clamp_max(limit)
 

@@ -74,7 +74,7 @@ class DeformableAttention(nn.Module):
         batch, count, _ = queries.shape
         with full_precision(value):
             shape = (batch, count, self.heads, self.maps, self.points)
-            weights = _exactly(self.attention_weights, queries).view(*shape[:3], -1).softmax(-1).view(shape)
+            weights = _softmax_of_few(_exactly(self.attention_weights, queries).view(*shape[:3], -1)).view(shape)
             offsets = _exactly(self.sampling_offsets, queries).view(*shape, 2)
             mixed = self.sample(value.to(offsets.dtype), sizes, places, offsets, weights)
         result: Tensor = self.output_proj(mixed.to(value.dtype))
@@ -85,6 +85,11 @@ def _exactly(linear: nn.Linear, x: Tensor) -> Tensor:
     """The layer's result in float32 at least, whatever the type of its weights."""
     dtype = torch.promote_types(linear.weight.dtype, torch.float32)
     return F.linear(x.to(dtype), linear.weight.to(dtype), linear.bias.to(dtype))
+
+
+def _softmax_of_few(x: Float[Tensor, "*N few"]) -> Float[Tensor, "*N few"]:
+    """Over the last axis. On a CPU torch takes nine times as long over a dozen neighbouring numbers as over a dozen long rows."""
+    return torch.movedim(torch.movedim(x, -1, 0).contiguous().softmax(0), 0, -1)
 
 
 class PixelDecoderAttention(DeformableAttention):

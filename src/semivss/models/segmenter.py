@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, channels_last, nn, tensor
 
 from semivss.data.labels import LabelSet
+from semivss.models.linear_layers import fast_linear
 from semivss.models.pyramid import Pyramid
 from semivss.posterior import STRIDE
 from semivss.settings import Model
@@ -53,8 +54,9 @@ class Segmenter(nn.Module):
     ) -> MaskLogits | PixelLogits:
         """Logits of RGB frames at stride 4. `alter` changes the pyramid before the head sees it, as dropout of features does."""
         size = frames.shape[-2:]
-        pyramid = self.backbone(self.normalise(frames))
-        output = self.head(pyramid if alter is None else alter(pyramid))
+        with fast_linear(frames.device):
+            pyramid = self.backbone(self.normalise(frames))
+            output = self.head(pyramid if alter is None else alter(pyramid))
         return crop_maps(output, (math.ceil(size[0] / STRIDE), math.ceil(size[1] / STRIDE)))
 
     def normalise(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H2 W2"]:

@@ -32,7 +32,7 @@ class Training:
 class StepResult:
     """What one step reports. `terms` is empty when the step was skipped."""
 
-    terms: dict[str, float]  # means over the micro-batches
+    terms: dict[str, float]  # means over the micro-batches and processes
     norm: float  # of the gradient, before clipping
     ids: tuple[str, ...]  # samples of the step
 
@@ -81,7 +81,7 @@ def train_step(fabric: Fabric, training: Training, batches: Iterator[AnyBatch], 
         return StepResult({}, norm, tuple(ids))
     optimizer.step()
     average_statistics(fabric, objective)
-    return StepResult({name: float(value) for name, value in sums.items()}, norm, tuple(ids))
+    return StepResult(averaged(fabric, sums), norm, tuple(ids))
 
 
 def check_patience(result: StepResult, in_a_row: int) -> None:
@@ -100,6 +100,14 @@ def agree(fabric: Fabric, ok: bool | np.bool_) -> bool:
         return bool(ok)
     total = fabric.all_reduce(torch.tensor(float(ok), device=fabric.device), reduce_op="sum")
     return bool(total == fabric.world_size)
+
+
+def averaged(fabric: Fabric, terms: dict[str, Tensor]) -> dict[str, float]:
+    """Means over the processes: the terms of the whole batch."""
+    values = torch.stack(list(terms.values()))
+    if fabric.world_size > 1:
+        values = fabric.all_reduce(values, reduce_op="mean")
+    return dict(zip(terms, values.tolist(), strict=True))
 
 
 def average_statistics(fabric: Fabric, model: nn.Module) -> None:
