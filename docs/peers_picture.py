@@ -1,6 +1,6 @@
 """benchmarks/results/peers.jsonl in, docs/images/peers.png out: how many times as fast as the peer, which stands at 1.
 
-python docs/peers_picture.py
+    python docs/peers_picture.py
 """
 
 import json
