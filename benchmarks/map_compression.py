@@ -22,11 +22,13 @@ import torch
 from PIL import Image
 
 from machine import machine
+from semivss.data.codes import code_of_entropy
 from semivss.data.source import open_source
 from semivss.data.toy import toy_labels
-from semivss.infer.predict import entropy_codes, most_likely, stream_distribution
+from semivss.infer.predict import stream_distribution
 from semivss.infer.writer import grey_png, index_png
 from semivss.models.zoo import build_segmenter
+from semivss.posterior import entropy
 from semivss.settings import Model, PixelHead, Source
 
 FRAMES, QUICK_FRAMES, SIZE = 48, 6, (360, 480)
@@ -87,7 +89,7 @@ def computed(frames: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     clips = open_source(Source.model_validate({"kind": "toy", "toy": toy}), "strict").clips
     pictures = (clip.frame(index) for clip in clips for index in range(len(clip.stems)))
     for p in stream_distribution([model], None, pictures):
-        yield most_likely(p), entropy_codes(p)
+        yield p.argmax(0).to(torch.uint8).numpy(), code_of_entropy(entropy(p[None])[0].numpy(), len(p))
 
 
 if __name__ == "__main__":

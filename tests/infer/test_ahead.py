@@ -44,10 +44,10 @@ def test_results_before_an_error_are_given_first(error):
         yield 2
         raise error
 
-    results = map_behind(lambda number: number * 10, source())
-    assert [next(results), next(results)] == [10, 20]
+    seen = []
     with pytest.raises(error):
-        next(results)
+        seen.extend(map_behind(lambda number: number * 10, source()))
+    assert seen == [10, 20]
 
 
 def test_an_error_of_the_function_is_raised():
