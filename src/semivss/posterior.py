@@ -41,7 +41,7 @@ def class_distribution(
     """
     match output:
         case PixelLogits():
-            return _softmax(pixel_logits(at_least_float32(output.logits), output.rows, size, align_corners))
+            return class_softmax(pixel_logits(at_least_float32(output.logits), output.rows, size, align_corners))
         case Distribution():
             return output.p.clone() if size is None else F.interpolate(output.p, size, mode="bilinear", align_corners=align_corners)
         case MaskLogits():
@@ -121,10 +121,11 @@ def softmax(votes: Float[Tensor, "..."], dim: int = 1) -> Float[Tensor, "..."]:
 
     Only to reproduce it: with 124 classes every entropy lies in the topmost percent of its range.
     """
-    return _softmax(votes, dim)
+    return class_softmax(votes, dim)
 
 
-def _softmax(logits: Float[Tensor, "..."], dim: int = 1) -> Float[Tensor, "..."]:
+def class_softmax(logits: Float[Tensor, "..."], dim: int = 1) -> Float[Tensor, "..."]:
+    """Softmax along `dim`, in a form that is fast there."""
     few = dim % logits.ndim == logits.ndim - 1 and logits.shape[dim] < _VECTOR
     if not torch.compiler.is_exporting() and not few:
         return logits.softmax(dim)

@@ -31,7 +31,7 @@ from torch import Tensor
 from semivss.class_rows import merge_rows
 from semivss.full_precision import full_precision
 from semivss.infer.views import Size, Taps, View, Window
-from semivss.posterior import covered_pixels, normalise_, query_classes
+from semivss.posterior import class_softmax, covered_pixels, normalise_, query_classes
 from semivss.tensors import Distribution, MaskLogits, PixelLogits
 
 LEAST = 0.01  # direct: queries whose best class has less probability are left out
@@ -203,7 +203,7 @@ class _Sheet:
 def _sheet(output: MaskLogits | PixelLogits | Distribution, window: Size, least: float) -> _Sheet:
     match output:
         case PixelLogits():
-            activate = _softmax if output.rows is None else functools.partial(_merged, output.rows)
+            activate = functools.partial(class_softmax, dim=-1) if output.rows is None else functools.partial(_merged, output.rows)
             return _laid_out(output.logits[0].float(), window, activate, None)
         case Distribution():
             return replace(_laid_out(output.p[0], window, _unchanged, None), covered=window)
@@ -220,12 +220,8 @@ def _laid_out(maps: Float[Tensor, "K h w"], window: Size, activate: Callable[[Te
     return _Sheet(maps.flatten(1).t().contiguous(), cells, covered_pixels(cells, window), activate, mix)
 
 
-def _softmax(logits: Tensor) -> Tensor:
-    return logits.softmax(-1)
-
-
 def _merged(rows: tuple[int, ...], logits: Tensor) -> Tensor:
-    return merge_rows(logits, rows, max(rows) + 1).softmax(-1)
+    return class_softmax(merge_rows(logits, rows, max(rows) + 1), -1)
 
 
 def _unchanged(p: Tensor) -> Tensor:
