@@ -132,9 +132,9 @@ def check_models(recipe: Recipe, steps: Sequence[Step], label_set: LabelSet | No
 
     built: list[Model] = []
     for step in steps:
-        if step.model is not None and step.model not in built and label_set is not None:
-            build_meta(step.model, label_set)
-            built.append(step.model)
+        if step.recipe is not None and step.recipe.model not in built and label_set is not None:
+            build_meta(step.recipe.model, label_set)
+            built.append(step.recipe.model)
     semi = recipe.semi
     contrasts = semi is not None and semi.mode != "supervised" and semi.contrast.weight and any(step.name == "retrain" for step in steps)
     if semi is not None and contrasts and label_set is not None:
@@ -187,6 +187,10 @@ def execute(step: Step, out: Path, recipe: Recipe, later: Sequence[Step] = (), *
     if stage.is_done(again, anew=redo is not None):
         return
     _keep_recipe(recipe, out)
+    if step.recipe is not None and is_main_process():
+        from semivss.cost.before_training import memory_line
+
+        say(memory_line(step.recipe, step.title))
     try:
         step.make()
     except SemivssError:

@@ -19,7 +19,7 @@ from semivss.errors import SemivssError
 from semivss.hashes import classes_hash, pseudo_hash, split_hash
 from semivss.models.weights.lite0 import LITE0
 from semivss.recipe import FREE, Recipe, Sections, evaluation_sets
-from semivss.settings import Model, Predict, Source, Train
+from semivss.settings import Predict, Source, Train
 from semivss.stage import FILES, Stage, flat
 from semivss.wording import counted
 
@@ -40,7 +40,7 @@ class Step:
     absent: Mapping[str, str] = field(default_factory=dict)  # as `Stage.absent`
     piecewise: bool = False  # as `Stage.piecewise`
     reads: tuple[Path, ...] = ()  # folders of the run that it is made from
-    model: Model | None = None  # that it trains
+    recipe: Recipe | None = None  # of what it trains
     weights: Path | None = None  # file or folder from outside the run that its training begins with
 
     def stage(self) -> Stage:
@@ -120,7 +120,7 @@ def _training(role: str, recipe: Recipe, folder: Path, sections: Sections) -> St
         return flat(recipe.model_dump(mode="json", exclude=FREE)) | _frames(recipe) | _file(recipe)
 
     absent = flat(defaults(recipe))
-    return Step(role, f"train {role}", folder, inputs, make, True, absent=absent, model=recipe.model, weights=_outside(recipe))
+    return Step(role, f"train {role}", folder, inputs, make, True, absent=absent, recipe=recipe, weights=_outside(recipe))
 
 
 def _frames(recipe: Recipe) -> dict[str, str]:
@@ -254,7 +254,7 @@ def _retraining(
     reads = (*pseudo, *([weights.parent] if weights else []))
     outside = None if weights else _outside(recipe)
     title, absent = f"retrain {folder.name}", flat(defaults(recipe))
-    return Step("retrain", title, folder, inputs, make, True, guard, absent, reads=reads, model=recipe.model, weights=outside)
+    return Step("retrain", title, folder, inputs, make, True, guard, absent, reads=reads, recipe=recipe, weights=outside)
 
 
 def retraining(recipe: Recipe, out: Path, weights: Path | None, pseudo: Sequence[Path], accept_edited: bool = False) -> Step:

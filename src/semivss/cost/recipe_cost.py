@@ -163,6 +163,11 @@ def _passed(recipe: Recipe, labels: LabelSet, machine: Machine) -> _Passed:
     return _Passed(model, own, memory, samples, looked_at)
 
 
+def training_memory(recipe: Recipe, labels: LabelSet, machine: Machine) -> Mapping[str, int]:
+    """Bytes of a step in one process, by part; their sum is the peak. Raises RecipeError as `recipe_costs` does."""
+    return _passed(recipe, labels, machine).memory
+
+
 def training_cost(name: str, recipe: Recipe, labels: LabelSet, machine: Machine) -> TrainingCost:
     """One training stage. Raises RecipeError as `recipe_costs` does."""
     passed, train = _passed(recipe, labels, machine), recipe.train
