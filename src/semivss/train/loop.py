@@ -17,6 +17,7 @@ from semivss.data.shares import check_anything_shown, check_classes_shown
 from semivss.data.source import open_source, open_sources, same_classes
 from semivss.errors import DataError, SemivssError
 from semivss.metrics.confusion import Confusion
+from semivss.models.bias_memory import biases_of
 from semivss.models.folder import read_description
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
@@ -252,6 +253,8 @@ class Run:
                 batch=settings.evaluate_batch,
                 precision=settings.precision,
             )
+            for memory in biases_of(best):  # of an average, whose tables go on changing
+                memory.clear()
         self.method.module.train()
         if not agree(self.fabric, done is not None) or done is None:
             return {}
