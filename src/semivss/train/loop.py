@@ -26,6 +26,7 @@ from semivss.progress import say, track
 from semivss.recipe import Recipe, Sections
 from semivss.settings import Model
 from semivss.train.checkpoint import load_checkpoint, save_checkpoint
+from semivss.train.depthwise import keep_depthwise_exact
 from semivss.train.ema import AveragedModel
 from semivss.train.evaluate import Validation, evaluate, evaluation_view
 from semivss.train.interrupt import Interrupt
@@ -99,6 +100,8 @@ class Run:
         torch.manual_seed(seed_of(recipe.train.seed, WEIGHTS))
         label_set = self.datasets[0].label_set
         self.segmenter = build_segmenter(_before(recipe.model, given, label_set), label_set)
+        if recipe.train.precision == "bf16" and fabric.device.type == "cpu":
+            keep_depthwise_exact(self.segmenter)
         self.method = self._method(given)
         self.ema = None
         if decay := recipe.train.ema:
