@@ -96,11 +96,12 @@ def train(settings: Model, crop: tuple[int, int], crops: int, bf16: bool, labels
     return peak() - start
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def predict(settings: Model, crop: tuple[int, int], labels: LabelSet) -> int:
     """The same of a prediction."""
     start = rest()
-    model = build_segmenter(settings, labels).eval()
+    with torch.inference_mode(False):  # parameters as a model folder gives them
+        model = build_segmenter(settings, labels).eval()
     frames = torch.randint(0, 256, (1, 3, *crop), dtype=torch.uint8)
     p = torch.zeros(len(labels), *crop) + class_distribution(model(frames), crop)[0]
     assert p.shape[0] == len(labels)

@@ -41,7 +41,16 @@ Policy = Annotated[
     Literal["strict", "skip", "ignore"], typer.Option(help="Damaged files: stop, leave the frame out, or use what is sound.")
 ]
 StageName = Literal["teacher", "student", "pseudo-label", "retrain", "predict", "score", "report"]
-Precision = Annotated[Literal["32", "bf16"], typer.Option(help="Of the models' forward pass; bf16 is for GPUs.")]
+Precision = Annotated[
+    Literal["auto", "32", "bf16"], typer.Option(help="Of the models' forward pass; auto is bf16 on GPUs and on CPUs with AMX, else 32.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads of an operator on the CPU; by default OMP_NUM_THREADS, or this process's share of the cores."),
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the models: minutes for each size of window, remembered for later calls.")
+]
 ModelsAndInputs = Annotated[
     list[Path],
     typer.Argument(
@@ -161,8 +170,10 @@ def predict(
     probabilities: Annotated[Literal["none", "uint8", "float16"], typer.Option(help="Also write class probabilities.")] = "none",
     entropy: Annotated[bool, typer.Option(help="Write entropy maps.")] = True,
     overlay: Annotated[Literal["none", "overlay", "side_by_side"], typer.Option(help="Overlay video.")] = "overlay",
-    precision: Precision = "32",
+    precision: Precision = "auto",
     memory: Memory = None,
+    threads: Threads = None,
+    compiled: Compile = False,
     policy: Policy = "strict",
 ) -> None:
     """Segment video with one model or an ensemble. Takes videos, frame folders or a data set; finished videos are skipped."""
@@ -171,9 +182,8 @@ def predict(
     from semivss.verbs import models_and_inputs, predict_paths
 
     views = _views("predict", words, scales, flip, crop, stride, base, short_side, sampling)
-    settings = checked(
-        Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay, precision=precision, memory=memory
-    )
+    how = {"precision": precision, "memory": memory, "threads": threads, "compile": compiled}
+    settings = checked(Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay, **how)
     shares = _numbers("--weights", weights) if weights else None
     models, inputs = models_and_inputs(words)
     predict_paths(models, inputs, out, settings, weights=shares, split=split, policy=policy)
@@ -202,8 +212,10 @@ def pseudo_label(
     ] = None,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the largest probability.")] = False,
     top_classes: Annotated[int, typer.Option(help="Also write the ids of so many likely classes, at stride 8.")] = 0,
-    precision: Precision = "32",
+    precision: Precision = "auto",
     memory: Memory = None,
+    threads: Threads = None,
+    compiled: Compile = False,
     policy: Policy = "strict",
 ) -> None:
     """Label video with one model or an ensemble, to train on. No threshold is applied yet. Finished videos are skipped."""
@@ -220,6 +232,8 @@ def pseudo_label(
         "top_classes": top_classes,
         "precision": precision,
         "memory": memory,
+        "threads": threads,
+        "compile": compiled,
     }
     settings = checked(PseudoLabels, "pseudo-label", views=views, weights=shares, **extra)
     models, inputs = models_and_inputs(words)

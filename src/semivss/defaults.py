@@ -5,13 +5,13 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from semivss.settings import Settings
+from semivss.settings import BEFORE, Settings
 
 
 def defaults(settings: Settings) -> dict[str, Any]:
     """A tree of JSON values with the sections and lists of `settings`, each key at its default; keys without one are left out.
 
-    A new key's default must be what the version before did.
+    A new key's default must be what the version before did, or its field says under BEFORE what that was.
     """
     tree: dict[str, Any] = {}
     for key, field in type(settings).model_fields.items():
@@ -21,7 +21,8 @@ def defaults(settings: Settings) -> dict[str, Any]:
         elif isinstance(value, tuple) and any(isinstance(item, Settings) for item in value):
             tree[key] = [defaults(item) for item in value]
         elif not field.is_required():
-            tree[key] = to_jsonable_python(field.get_default(call_default_factory=True))
+            extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+            tree[key] = extra.get(BEFORE, to_jsonable_python(field.get_default(call_default_factory=True)))
     return tree
 
 

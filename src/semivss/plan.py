@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from semivss import layout
 from semivss.data.pseudo import PseudoFolder, open_pseudo
@@ -19,9 +19,12 @@ from semivss.errors import SemivssError
 from semivss.hashes import classes_hash, pseudo_hash, split_hash
 from semivss.models.weights.lite0 import LITE0
 from semivss.recipe import FREE, Recipe, Sections, evaluation_sets
-from semivss.settings import Predict, Source, Train
+from semivss.settings import SPEED, Forward, Predict, PseudoLabels, Source, Train
 from semivss.stage import FILES, Stage, flat
 from semivss.wording import counted
+
+if TYPE_CHECKING:
+    from semivss.models.segmenter import Segmenter
 
 STAGES = ("teacher", "student", "pseudo-label", "retrain", "predict", "score", "report")
 
@@ -186,14 +189,12 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
     def inputs() -> Mapping[str, str]:
         hashes = {f"model.{number}": weights_hash(model / "model") for number, model in enumerate(models)}
         hashes["frames"] = split_hash(open_source(source, recipe.data.policy))
-        settings = flat(recipe.pseudo.model_dump(mode="json", exclude={"batch"}))
-        return hashes | settings | flat(source.model_dump(mode="json", exclude={"weight"}), "source")
+        return hashes | _contents(recipe.pseudo) | flat(source.model_dump(mode="json", exclude={"weight"}), "source")
 
     def make() -> None:
         from semivss.infer.pseudo import pseudo_label
-        from semivss.models.segmenter import Segmenter
 
-        members = [Segmenter.from_pretrained(model / "model") for model in models]
+        members = _opened(models, recipe.pseudo)
         policy, wanted = recipe.data.policy, None
         if recipe.pseudo.align:
             wanted = class_shares([open_source(labelled, policy) for labelled in recipe.data.train], policy)
@@ -218,6 +219,27 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
         piecewise=True,
         reads=tuple(models),
     )
+
+
+def _contents(settings: Predict | PseudoLabels) -> dict[str, str]:
+    """What the files of a stage depend on."""
+    from semivss.infer.precision import with_precision
+
+    return flat(with_precision(settings).model_dump(mode="json", exclude=SPEED))
+
+
+def _opened(models: Sequence[Path], settings: Forward) -> "list[Segmenter]":
+    """The models of some stages, running as the settings say."""
+    from semivss.infer.compiled import demand_compiler
+
+    if settings.compile:
+        demand_compiler()
+    from semivss.infer.execution import prepare
+    from semivss.models.segmenter import Segmenter
+
+    members = [Segmenter.from_pretrained(model / "model") for model in models]
+    prepare(members, settings)
+    return members
 
 
 def _no_corrections(folder: Path) -> None:
@@ -280,13 +302,12 @@ def _prediction(title: str, models: Sequence[Path], source: Source, folder: Path
     def inputs() -> Mapping[str, str]:
         hashes = {"model" if number == 0 else f"model.{number}": weights_hash(model / "model") for number, model in enumerate(models)}
         hashes["frames"] = split_hash(open_source(source, recipe.data.policy))
-        return flat(settings.model_dump(mode="json", exclude={"batch"})) | hashes | flat(source.model_dump(mode="json", exclude={"weight"}))
+        return _contents(settings) | hashes | flat(source.model_dump(mode="json", exclude={"weight"}))
 
     def make() -> None:
         from semivss.infer.predict import predict
-        from semivss.models.segmenter import Segmenter
 
-        members = [Segmenter.from_pretrained(model / "model") for model in models]
+        members = _opened(models, settings)
         predict(members, open_source(source, recipe.data.policy), folder, settings, policy=recipe.data.policy)
 
     absent = flat(defaults(settings)) | flat(defaults(source))

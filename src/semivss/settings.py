@@ -28,6 +28,7 @@ def _bits(value: object) -> object:
 
 
 Precision = Annotated[Literal["32", "bf16"], BeforeValidator(_bits)]
+ForwardPrecision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_bits)]
 
 
 def _bytes(value: object) -> object:
@@ -39,6 +40,9 @@ def _bytes(value: object) -> object:
 
 
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]  # a number, or a text such as "4GB"
+
+
+BEFORE = "before"  # in a field's json_schema_extra: what files of versions without the key would have said, where that is not its default
 
 
 class Settings(BaseModel):
@@ -296,15 +300,27 @@ class Views(Settings):
         return _one_size(self)
 
 
-class Predict(Settings):
+class Forward(Settings):
+    """How models run that predict."""
+
+    batch: Positive = 4  # windows a forward pass
+    # of the forward pass; distributions are float32 anyhow. auto = bf16 where that is much faster (infer/precision.py), else 32
+    precision: ForwardPrecision = Field("auto", json_schema_extra={BEFORE: "32"})
+    threads: int | None = Field(None, ge=1)  # of an operator on the CPU; none = OMP_NUM_THREADS, or this process's share of the cores
+    bias_cache: float = Field(1.0, ge=0)  # GiB that a model may keep relative-position biases in; they are made anew beyond that
+    memory: Bytes | None = None  # limit of the process, such as "4GB"; none = as much as it needs
+    compile: bool = False  # by torch.compile; minutes for each size of window, remembered on disk
+
+
+SPEED = {"batch", "memory", "threads", "bias_cache", "compile"}  # of `Forward`: no file depends on them, but for rounding
+
+
+class Predict(Forward):
     views: Views = Views()
     probabilities: Literal["none", "uint8", "float16"] = "none"
     entropy: bool = True
     overlay: Literal["none", "overlay", "side_by_side"] = "overlay"
     fps: float = Field(15.0, gt=0)  # of overlays made from frame folders
-    batch: Positive = 4  # windows a forward pass
-    precision: Precision = "32"  # of the models' forward pass; distributions are float32 anyhow
-    memory: Bytes | None = None  # limit of the process, such as "4GB"; none = as much as it needs
 
 
 class Score(Settings):
@@ -319,7 +335,7 @@ class Teacher(Settings):
     train: Train | None = None  # none = as the student
 
 
-class PseudoLabels(Settings):
+class PseudoLabels(Forward):
     """How unlabelled video is labelled (U2PL, arXiv 2203.03884; 8 scales and flip in arXiv 2406.00587). The threshold is no part of it."""
 
     views: Views = Views()
@@ -328,9 +344,6 @@ class PseudoLabels(Settings):
     align: Share = 0.0  # how far the mean prediction is moved to the classes' shares in the labelled frames (ReMixMatch); 0 = not at all
     confidence: bool = False  # also write the largest probability
     top_classes: int = Field(0, ge=0)  # also write the ids of so many most likely classes at stride 8; 0 = none
-    batch: Positive = 4  # windows a forward pass
-    precision: Precision = "32"  # as predict.precision
-    memory: Bytes | None = None  # as predict.memory
 
 
 class Threshold(Settings):

@@ -18,7 +18,7 @@ from semivss.layout import final_models, is_of_a_run
 from semivss.metrics.score import Missing
 from semivss.progress import say, say_once
 from semivss.recipe import Recipe, load_recipe
-from semivss.settings import Predict, PseudoLabels, Score, Source, Views
+from semivss.settings import Forward, Predict, PseudoLabels, Score, Source, Views
 from semivss.stage import versions
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def predict_paths(
     from semivss.infer.inputs import open_inputs
     from semivss.infer.predict import predict
 
-    members = _opened(models, settings.memory)
+    members = _opened(models, settings)
     left_out = DefectCounter()
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
     predict(members, inputs, out, settings, weights=weights, policy=policy, left_out=left_out)
@@ -69,7 +69,7 @@ def pseudo_label_paths(
     from semivss.infer.inputs import open_inputs
     from semivss.infer.pseudo import pseudo_label
 
-    members = _opened(models, settings.memory)
+    members = _opened(models, settings)
     left_out = DefectCounter()
     wanted = None
     if align_to is not None:
@@ -84,14 +84,21 @@ def pseudo_label_paths(
     say_once(f"pseudo labels: {out}; look at them with semivss pseudo inspect {out}")
 
 
-def _opened(models: Sequence[Path], memory: int | None) -> "list[FrameModel]":
+def _opened(models: Sequence[Path], settings: Forward) -> "list[FrameModel]":
     """The models; several ones under a limit of memory are not read before it is known whether there is room for all."""
+    from semivss.infer.compiled import demand_compiler
+
+    if settings.compile:
+        demand_compiler()
+    from semivss.infer.execution import prepare
     from semivss.infer.on_demand import ModelOnDemand
     from semivss.infer.onnx_model import open_model
 
     paths = [model_path(path) for path in models]
-    waits = memory is not None and len(paths) > 1
-    return [ModelOnDemand(path) if waits and path.is_dir() else open_model(path) for path in paths]
+    waits = settings.memory is not None and len(paths) > 1
+    members: list[FrameModel] = [ModelOnDemand(path) if waits and path.is_dir() else open_model(path) for path in paths]
+    prepare(members, settings)
+    return members
 
 
 def export_paths(

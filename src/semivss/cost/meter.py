@@ -95,9 +95,14 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        packet = func.overloadpacket
+        if packet not in flop_registry and packet not in FORMULAS:
+            with self:  # in inference mode operations arrive whole that are made of others
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
         answer = _ANSWERS.get(func)
         out = (func if answer is None or not args[0].is_meta else answer)(*args, **kwargs)
-        packet = func.overloadpacket
         if packet in flop_registry:
             self._add(flop_registry[packet](*args, **kwargs, out_val=out))
         elif packet in FORMULAS:

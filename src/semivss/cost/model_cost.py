@@ -104,7 +104,7 @@ def step_cost(segmenter: Segmenter, crop: tuple[int, int], crops: int, *, bf16: 
     return StepCost(count_parameters(segmenter), dict(meter.flops), held, meter.peak_with_gradients, meter.peak - held)
 
 
-@torch.no_grad()
+@torch.inference_mode()  # as predictions run: biases of relative positions are kept then, and count
 def prediction_cost(
     segmenter: Segmenter, window: tuple[int, int], batch: int, frame: tuple[int, int], *, bf16: bool = False
 ) -> PredictionCost:

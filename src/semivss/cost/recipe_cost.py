@@ -39,6 +39,10 @@ class Machine:
     frame: Size = (480, 853)  # height and width of the frames to predict; VSPW's usual release
     speed: float | None = None  # operations a second and device; none = SPEEDS of a GPU, and unknown of a CPU
 
+    def precision(self, wanted: str) -> str:
+        """What "auto" is taken to be: bf16 on a GPU, 32 on a CPU, though those with AMX take bf16 too."""
+        return wanted if wanted != "auto" else "bf16" if self.device == "gpu" else "32"
+
     def hours(self, flops: int | float, precision: str) -> float | None:
         """Of one device; none where the speed is not known."""
         speed = self.speed or (SPEEDS[precision] if self.device == "gpu" else None)
@@ -227,7 +231,7 @@ def labelling_cost(
     weights = [look.weights for look in looks]
     peak = max(look.extra for look in looks) + (sum(weights) if together else max(weights))
     count = len(_windows(settings.views, machine))
-    hours = None if frames is None else machine.hours(flops * frames, settings.precision)
+    hours = None if frames is None else machine.hours(flops * frames, machine.precision(settings.precision))
     return LabellingCost(name, len(looks), len(views_from(settings.views)), count, flops, frames, peak, hours)
 
 
@@ -256,10 +260,11 @@ def _labellings(recipe: Recipe, labels: LabelSet, machine: Machine) -> Iterator[
     known: dict[tuple[str, str, int, str], LookCost] = {}
 
     def looks(roles: Sequence[str], how: Predict | PseudoLabels) -> list[LookCost]:
-        keys = [(role, str(how.views), how.batch, how.precision) for role in roles]
+        precision = machine.precision(how.precision)
+        keys = [(role, str(how.views), how.batch, precision) for role in roles]
         for key in keys:
             if key not in known:
-                known[key] = look_cost(models[key[0]], how.views, how.batch, labels, machine, how.precision)
+                known[key] = look_cost(models[key[0]], how.views, how.batch, labels, machine, precision)
         return [known[key] for key in keys]
 
     if recipe.semi is not None and recipe.semi.mode == "offline":

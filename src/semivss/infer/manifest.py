@@ -19,12 +19,12 @@ from semivss.infer.on_demand import ModelOnDemand
 from semivss.infer.onnx_model import OnnxModel
 from semivss.infer.stream import FrameModel
 from semivss.infer.writer import read_record
-from semivss.settings import Predict, PseudoLabels
+from semivss.settings import SPEED, Predict, PseudoLabels
 
 
 def made_from(models: Sequence[FrameModel], shares: Sequence[float], settings: Predict | PseudoLabels) -> dict[str, Any]:
-    """What decides the content of the files besides the input. The batch size and a limit on memory do not belong to it."""
-    kept = settings.model_dump(mode="json", exclude={"batch", "views", "weights", "memory"})
+    """What decides the content of the files besides the input; settings of speed and memory do not belong to it."""
+    kept = settings.model_dump(mode="json", exclude={*SPEED, "views", "weights"})
     views = settings.views.model_dump(mode="json")
     return {"models": [model_hash(model) for model in models], "weights": list(shares), "views": views, **kept}
 

@@ -18,6 +18,7 @@ from semivss.errors import SemivssError
 from semivss.infer.on_demand import ModelOnDemand
 from semivss.infer.stream import Fit, FrameModel
 from semivss.infer.views import Size, View, Window, views_from
+from semivss.models.bias_memory import biases_of
 from semivss.models.segmenter import Segmenter
 from semivss.posterior import STRIDE
 from semivss.progress import say_once
@@ -95,6 +96,7 @@ class MemoryLimit:
         for batch, dtype, together in tries:
             needed = self._needed(size, batch, dtype, together)
             if needed <= self._limit:
+                self._leave_to_biases(self._limit - needed)
                 fit = Fit(batch, dtype, together, max(1, SPILL // (2 * math.prod(size) * len(self._models[0].label_set))))
                 say_once(f"memory for frames of {size[0]}x{size[1]}: {readable(needed)} expected of {readable(self._limit)}; {_words(fit)}")
                 return fit
@@ -102,6 +104,12 @@ class MemoryLimit:
             f"memory {readable(self._limit)} is too little for frames of {size[0]}x{size[1]}: {readable(needed)} are needed at least, "
             f"{readable(self._before)} of them before the models run; allow more, cut smaller windows (views.crop) or take smaller scales"
         )
+
+    def _leave_to_biases(self, room: int) -> None:
+        """What is left may hold relative-position biases."""
+        memories = [memory for model in self._known if isinstance(model, Segmenter) for memory in biases_of(model)]
+        for memory in memories:
+            memory.shrink(room // len(memories))
 
     def _stored(self) -> list[int]:
         """Bytes of the weights that are not in memory for good."""

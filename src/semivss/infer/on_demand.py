@@ -1,6 +1,6 @@
 """A model folder in, a model out that is in memory only while it is used."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ class ModelOnDemand:
         """Raises WeightsError for a folder whose description cannot be read."""
         self.folder = folder
         self.settings, self.label_set = read_description(folder)
+        self.on_load: Callable[[Segmenter], None] = lambda model: None  # what is done to the model each time it is read
         self._model: Segmenter | None = None
 
     @property
@@ -43,6 +44,7 @@ class ModelOnDemand:
         if self._model is None:
             self._model = Segmenter.from_pretrained(self.folder).eval()
             self._model.to(own_device(choose_accelerator()))
+            self.on_load(self._model)
         return self._model
 
     def release(self) -> None:

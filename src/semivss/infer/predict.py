@@ -16,6 +16,7 @@ from semivss.infer.job import Job, Predicted, run_job
 from semivss.infer.manifest import made_from
 from semivss.infer.memory import limit_of
 from semivss.infer.onnx_model import without_doubt
+from semivss.infer.precision import with_precision
 from semivss.infer.score_map import Scores
 from semivss.infer.stream import FrameModel, ensemble_shares
 from semivss.infer.stream import stream_distribution as stream_distribution
@@ -64,6 +65,7 @@ def predict(
         if settings.entropy:
             say(f"{labels.path} gives labels alone: no entropy maps")
             settings = settings.model_copy(update={"entropy": False})
+    settings = with_precision(settings, models)
     shares = ensemble_shares(models, weights)
     job = Job(
         "predict",

@@ -28,6 +28,7 @@ from semivss.infer.job import Job, Predicted, run_job
 from semivss.infer.manifest import made_from
 from semivss.infer.memory import limit_of
 from semivss.infer.onnx_model import without_doubt
+from semivss.infer.precision import with_precision
 from semivss.infer.score_map import Scores
 from semivss.infer.stream import FrameModel, ensemble_shares
 from semivss.infer.views import views_from
@@ -62,6 +63,7 @@ def pseudo_label(
         raise SemivssError(f"{labels.path}: gives labels alone, pseudo labels need entropies; export the model with --kind scores")
     if settings.align and wanted is None:
         raise SemivssError("pseudo.align needs labelled frames to take the shares of the classes from; name their data set")
+    settings = with_precision(settings, models)
     shares = ensemble_shares(models, settings.weights or None)
     out, label_set = Path(out), models[0].label_set
     job = Job(

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from semivss.models.positions import Grid, relative_bias, resize_table
+from semivss.models.bias_memory import BiasMemory
+from semivss.models.positions import Grid
 from semivss.models.pyramid import Pyramid
 from semivss.models.sizes import TrunkSizes
 from semivss.models.trunk import EPS, FeedForward, PatchEmbedding, Trunk, as_map, attend, drop_rates, grid_of, initialise, patches_of
@@ -27,7 +28,7 @@ class BeitTrunk(Trunk):
         self.width, self.grid = sizes.width, sizes.grid
         self.cls_token = nn.Parameter(torch.empty(1, 1, sizes.width))
         self.patch_embed = PatchEmbedding(sizes.width)
-        self.blocks = nn.ModuleList(BeitBlock(sizes, rate) for rate in drop_rates(drop_path, sizes.depth))
+        self.blocks = nn.ModuleList(BeitBlock(sizes, rate, self.biases) for rate in drop_rates(drop_path, sizes.depth))
         initialise(self)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
@@ -44,10 +45,10 @@ class BeitTrunk(Trunk):
 class BeitBlock(nn.Module):
     """Attention and feed-forward part, each normed before and scaled after."""
 
-    def __init__(self, sizes: TrunkSizes, drop_path: float) -> None:
+    def __init__(self, sizes: TrunkSizes, drop_path: float, biases: BiasMemory) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(sizes.width, EPS), nn.LayerNorm(sizes.width, EPS)
-        self.attn = BeitAttention(sizes.width, sizes.heads, sizes.grid)
+        self.attn = BeitAttention(sizes.width, sizes.heads, sizes.grid, biases)
         self.mlp = FeedForward(sizes.width, sizes.feedforward)
         self.gamma_1, self.gamma_2 = (nn.Parameter(torch.full((sizes.width,), sizes.layer_scale)) for _ in range(2))
         self.drop_path = DropPath(drop_path)
@@ -61,9 +62,9 @@ class BeitBlock(nn.Module):
 class BeitAttention(nn.Module):
     """All tokens among each other, with a bias by relative position. Keys have no bias of their own."""
 
-    def __init__(self, width: int, heads: int, grid: Grid) -> None:
+    def __init__(self, width: int, heads: int, grid: Grid, biases: BiasMemory) -> None:
         super().__init__()
-        self.heads, self.grid = heads, grid
+        self.heads, self.grid, self.biases = heads, grid, biases
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias, self.v_bias = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * grid[0] - 1) * (2 * grid[1] - 1) + 3, heads))
@@ -72,9 +73,9 @@ class BeitAttention(nn.Module):
     def forward(self, tokens: Float[Tensor, "B T D"], grid: Grid) -> Float[Tensor, "B T D"]:
         """Same shape."""
         qkv = F.linear(tokens, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
-        table = resize_table(self.relative_position_bias_table, self.grid, grid)
         query, key, value = qkv.chunk(3, -1)
-        mixed: Tensor = self.proj(attend(query, key, value, self.heads, relative_bias(table.to(qkv.dtype), grid)))
+        bias = self.biases.bias(self.relative_position_bias_table, self.grid, grid, qkv.dtype)
+        mixed: Tensor = self.proj(attend(query, key, value, self.heads, bias))
         return mixed
 
 

@@ -6,16 +6,16 @@ parameters are read where they lie. Results differ by rounding. oneDNN's operato
 """
 
 import functools
-import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from semivss.processor import is_amd
 
 SMALLEST = 1 << 22  # multiplications below which the call of oneDNN costs more than it saves
 
@@ -44,10 +44,5 @@ def _is_worth_it(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
 @functools.cache
 def _is_served_badly() -> bool:
     """Whether this is a processor of AMD's and torch has both libraries."""
-    return torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and "AuthenticAMD" in _processor()
-
-
-def _processor() -> str:
-    """The first processor's description, as far as the system tells."""
-    listed = Path("/proc/cpuinfo")
-    return listed.read_text().split("\n\n", 1)[0] if listed.is_file() else platform.processor()
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return both and is_amd()

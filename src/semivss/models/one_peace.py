@@ -4,6 +4,9 @@ Parameters have their published names (`image_adapter.`, `encoder.`) under `trun
 Letters: B images, D width, T tokens (the class token, then patches row by row).
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -11,7 +14,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from semivss.models.adapter import Adapter
-from semivss.models.positions import Grid, relative_bias, resize_positions, resize_table
+from semivss.models.bias_memory import BiasMemory
+from semivss.models.positions import Grid, resize_positions
 from semivss.models.sizes import TrunkSizes
 from semivss.models.trunk import Trunk, attend, drop_rates, grid_of, initialise
 
@@ -31,7 +35,7 @@ class OnePeaceTrunk(Trunk):
         super().__init__()
         self.width, self.grid = sizes.width, sizes.grid
         self.image_adapter = ImageAdapter(sizes.width, sizes.grid)
-        layers = nn.ModuleList(EncoderLayer(sizes, rate) for rate in drop_rates(drop_path, sizes.depth))
+        layers = nn.ModuleList(EncoderLayer(sizes, rate, self.biases) for rate in drop_rates(drop_path, sizes.depth))
         self.encoder = nn.ModuleDict({"layers": layers})
         initialise(self)
 
@@ -91,10 +95,10 @@ class ChannelNorm(nn.Module):
 class EncoderLayer(nn.Module):
     """Attention and gated feed-forward part, each normed before, inside and scaled after."""
 
-    def __init__(self, sizes: TrunkSizes, drop_path: float) -> None:
+    def __init__(self, sizes: TrunkSizes, drop_path: float, biases: BiasMemory) -> None:
         super().__init__()
         width, (high, wide) = sizes.width, sizes.grid
-        self.heads, self.grid = sizes.heads, sizes.grid
+        self.heads, self.grid, self.biases = sizes.heads, sizes.grid, biases
         self.self_attn_layer_norm, self.final_layer_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.self_attn = SelfAttention(width, sizes.heads)
         self.rel_pos_table = nn.Embedding((2 * high - 1) * (2 * wide - 1) + 3, sizes.heads)
@@ -106,8 +110,8 @@ class EncoderLayer(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "B T D"], grid: Grid) -> Float[Tensor, "B T D"]:
         """Same shape."""
-        table = resize_table(self.rel_pos_table.weight, self.grid, grid)
-        attention = self.self_attn(self.self_attn_layer_norm(tokens), table, grid)
+        make_bias = partial(self.biases.bias, self.rel_pos_table.weight, self.grid, grid)
+        attention = self.self_attn(self.self_attn_layer_norm(tokens), make_bias)
         tokens = tokens + self.drop_path(self.gamma_1 * attention)
         return tokens + self.drop_path(self.gamma_2 * self.image_ffn(self.final_layer_norm(tokens)))
 
@@ -122,10 +126,10 @@ class SelfAttention(nn.Module):
         self.ln = nn.LayerNorm(width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Float[Tensor, "B T D"], table: Float[Tensor, "R G"], grid: Grid) -> Float[Tensor, "B T D"]:
-        """Same shape; `table` is the grid's."""
+    def forward(self, tokens: Float[Tensor, "B T D"], make_bias: Callable[[torch.dtype], Tensor]) -> Float[Tensor, "B T D"]:
+        """Same shape; `make_bias` gives the grid's bias in the type of the logits."""
         query, key, value = (project(tokens) for project in (self.q_proj, self.k_proj, self.v_proj))
-        mixed: Tensor = self.out_proj(self.ln(attend(query, key, value, self.heads, relative_bias(table.to(query.dtype), grid))))
+        mixed: Tensor = self.out_proj(self.ln(attend(query, key, value, self.heads, make_bias(query.dtype))))
         return mixed
 
 

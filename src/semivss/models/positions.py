@@ -44,7 +44,8 @@ def resize_table(table: Float[Tensor, "R G"], source: Grid, target: Grid) -> Flo
 def relative_bias(table: Float[Tensor, "R G"], grid: Grid) -> Float[Tensor, "1 G T T"]:
     """What attention adds to its logits: row i, column j hold the table's entry for the step from token j to token i.
 
-    To be broadcast over the batch. Only as large as one image's logits, so layers make it anew and none keeps it.
+    To be broadcast over the batch. As large as one image's logits, so training makes it anew in every pass; prediction keeps
+    some (bias_memory.py).
     """
     bias: Tensor = _looked_up(table, grid) if torch.compiler.is_exporting() else _Spread.apply(table, grid)
     return bias[None]

@@ -5,12 +5,14 @@ G heads, Q queries (tokens, or others that look at them).
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from semivss.models.bias_memory import BiasMemory
 from semivss.models.positions import Grid
 from semivss.models.sizes import PATCH
 
@@ -24,6 +26,23 @@ class Trunk(nn.Module):
     grid: Grid  # that its learned positions are made for
     mean: tuple[float, ...]  # of a colour channel in 0..1, RGB
     std: tuple[float, ...]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.biases = BiasMemory()  # shared by all blocks that have a relative-position table
+
+    def train(self, mode: bool = True) -> "Trunk":
+        """As every module's; training keeps no bias."""
+        if mode:
+            self.biases.clear()
+        super().train(mode)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Trunk":
+        """Called for each change of device or type, which the biases do not follow."""
+        self.biases.clear()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def embed(self, frames: Float[Tensor, "B 3 H16 W16"]) -> Float[Tensor, "B T D"]:
         """Tokens with their absolute positions."""

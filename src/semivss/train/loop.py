@@ -17,6 +17,7 @@ from semivss.data.shares import check_anything_shown, check_classes_shown
 from semivss.data.source import open_source, open_sources, same_classes
 from semivss.errors import DataError, SemivssError
 from semivss.metrics.confusion import Confusion
+from semivss.models.bias_memory import biases_of
 from semivss.models.folder import read_description
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
@@ -25,6 +26,7 @@ from semivss.progress import say, track
 from semivss.recipe import Recipe, Sections
 from semivss.settings import Model
 from semivss.train.checkpoint import load_checkpoint, save_checkpoint
+from semivss.train.depthwise import keep_depthwise_exact
 from semivss.train.ema import AveragedModel
 from semivss.train.evaluate import Validation, evaluate, evaluation_view
 from semivss.train.interrupt import Interrupt
@@ -98,6 +100,8 @@ class Run:
         torch.manual_seed(seed_of(recipe.train.seed, WEIGHTS))
         label_set = self.datasets[0].label_set
         self.segmenter = build_segmenter(_before(recipe.model, given, label_set), label_set)
+        if recipe.train.precision == "bf16" and fabric.device.type == "cpu":
+            keep_depthwise_exact(self.segmenter)
         self.method = self._method(given)
         self.ema = None
         if decay := recipe.train.ema:
@@ -252,6 +256,8 @@ class Run:
                 batch=settings.evaluate_batch,
                 precision=settings.precision,
             )
+            for memory in biases_of(best):  # of an average, whose tables go on changing
+                memory.clear()
         self.method.module.train()
         if not agree(self.fabric, done is not None) or done is None:
             return {}

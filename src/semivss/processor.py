@@ -1,0 +1,35 @@
+"""Nothing in, what the machine's processor is and can do out, as far as Linux tells; elsewhere nothing is claimed. Imports no torch."""
+
+import functools
+import os
+from pathlib import Path
+
+_LISTED = Path("/proc/cpuinfo")
+
+
+def is_amd() -> bool:
+    """Whether AMD has made it."""
+    return any(line.split() == ["vendor_id", ":", "AuthenticAMD"] for line in _description())
+
+
+def has_amx() -> bool:
+    """Whether it multiplies bfloat16 matrices in tiles (AMX), an order of magnitude faster than float32 ones."""
+    return any(line.startswith("flags") and "amx_bf16" in line.split() for line in _description())
+
+
+def physical_cores() -> int:
+    """Cores that this process may use; two threads that share one count once."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return max(1, len({_core(number) for number in allowed}))
+
+
+def _core(number: int) -> str:
+    """What tells the core of a logical processor from others."""
+    path = Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list")
+    return path.read_text() if path.is_file() else str(number)
+
+
+@functools.cache
+def _description() -> tuple[str, ...]:
+    """Of the first logical processor."""
+    return tuple(_LISTED.read_text().split("\n\n", 1)[0].splitlines()) if _LISTED.is_file() else ()

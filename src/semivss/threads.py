@@ -1,0 +1,18 @@
+"""A wish for threads, or none, in; that many threads for torch's operators on the CPU."""
+
+import os
+
+from semivss.processor import physical_cores
+
+
+def set_threads(wanted: int | None = None) -> None:
+    """Let each operator of this process use `wanted` threads.
+
+    None = OMP_NUM_THREADS where it is set, else this process's share of the physical cores: all of them, divided by the processes that
+    torchrun has started on this machine. Rounding may depend on the number, as it does on the processor.
+    """
+    import torch
+
+    if wanted is None and os.environ.get("OMP_NUM_THREADS"):
+        return  # torch has heeded it
+    torch.set_num_threads(wanted or max(1, physical_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
