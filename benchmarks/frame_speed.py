@@ -7,15 +7,16 @@ One frame of 480x864, Swin-T with a Mask2Former head of 256 channels, 100 querie
 on all sides: a folder of transformers, converted by `weights convert`, and given to mmsegmentation under its names. Each side normalises
 the frame, runs the network and makes the labels (arg max) and the entropies of the class distribution at the frame's size:
 
-ours            `stream_distribution` of one model and one view, then arg max and `entropy`; float32, and bfloat16 under autocast
+ours            `stream_scores` of one model and one view, then `read_answers`: labels and codes of entropies; float32, and bfloat16
+                under autocast
 transformers    `Mask2FormerForUniversalSegmentation`; masks upsampled to the frame, sigmoid, mixed with the class probabilities (as the
                 authors' code does; transformers' own post-processing shrinks every mask to 384x384 first), divided by their sum
 mmsegmentation  `EncoderDecoder.test_step`, which makes the same scores; divided by their sum
 
 Neither peer knows entropies; theirs take `against_entropy`, in one expression, and `ratio_labels_only` is the ratio without it, ours
-with. `equal_labels` is the share of equal labels and `entropy_difference` the mean difference: ours mixes the masks at stride 4 and
-upsamples the sums, and the masks of random weights are rough. Made from our network's masks by the peers' formula,
-`equal_labels_by_their_formula` are equal; `mask_difference` is the largest difference of mask logits from transformers', beside their
+with. `equal_labels` is the share of equal labels and `entropy_difference` the mean difference (where the votes of a pixel sum up to less
+than 1, ours are unsure of the rest). Made from our network's masks by the peers' formula, `equal_labels_by_their_formula` are equal;
+`mask_difference` is the largest difference of mask logits from transformers', beside their
 standard deviation. Sides take turns in one process on one thread.
 """
 
@@ -34,11 +35,12 @@ from transformers import Mask2FormerForUniversalSegmentation, SwinConfig
 
 from peers.mmseg_mask2former import mmseg_scores
 from peers.side_by_side import alternated, emit, installed, named, options_of, short
-from semivss.infer.stream import stream_distribution
+from semivss.data.codes import entropy_of_code
+from semivss.infer.answers import read_answers
+from semivss.infer.stream import stream_scores
 from semivss.models.mask2former import transformers_config
 from semivss.models.segmenter import Segmenter
 from semivss.models.weights.convert import convert
-from semivss.posterior import entropy
 from semivss.settings import Mask2FormerHead
 
 SIZE, CLASSES = (480, 864), 124
@@ -121,8 +123,10 @@ def picture() -> np.ndarray:
 
 def segment(model: Segmenter, frame: np.ndarray, precision: str) -> Answer:
     """Ours."""
-    (p,) = stream_distribution([model], None, [frame], precision=precision)
-    return p.max(0).indices, entropy(p[None])[0]
+    (scores,) = stream_scores([model], None, [frame], precision=precision)
+    found = read_answers(scores, entropy=True)
+    assert found.codes is not None
+    return torch.from_numpy(found.labels).long(), torch.from_numpy(entropy_of_code(found.codes, CLASSES))
 
 
 def transformers_scores(theirs: Mask2FormerForUniversalSegmentation, ours: Segmenter, frame: np.ndarray) -> Tensor:

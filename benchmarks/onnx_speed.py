@@ -5,7 +5,8 @@
     OMP_NUM_THREADS=1 python benchmarks/onnx_speed.py --model runs/camvid/student/model --size 360 480
 
 Both sides go from a uint8 frame to the class distribution of every pixel. Without `--model` values are random: neither time depends on
-them, but the scores of a trained model differ more. One JSON row a model: CPU seconds of onnxruntime and, as `ratio`, the median over rounds of PyTorch's time over its own (above 1: the file is faster);
+them, but the scores of a trained model differ more. One JSON row a model: CPU seconds of onnxruntime and, as `ratio`, the median over
+rounds of PyTorch's time over its own (above 1: the file is faster);
 `load` is the CPU time in which onnxruntime opens the file, `scores` and `labels` are the parity in the file's metadata.
 """
 

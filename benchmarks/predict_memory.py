@@ -1,7 +1,7 @@
 """Does predicting need more memory the longer the video is? Peak resident memory at the end of a stream against that after 600 frames.
 
-    python benchmarks/predict_memory.py            54,000 frames (an hour at 15 a second)
-    python benchmarks/predict_memory.py --frames 10000
+    python benchmarks/predict_memory.py            10,000 frames
+    python benchmarks/predict_memory.py --frames 54000     an hour at 15 a second
     python benchmarks/predict_memory.py --quick    1,500 frames
 
 A short mp4 is decoded over and over; a tiny model predicts it in two views, and labels, entropy maps and the overlay video are written.
@@ -85,7 +85,7 @@ def short_video(path: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--frames", type=int, default=54_000)
+    parser.add_argument("--frames", type=int, default=10_000)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     model = build_segmenter(Model(backbone="tiny", pixel=PixelHead(channels=32)), TEN)

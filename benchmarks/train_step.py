@@ -9,8 +9,8 @@ transformers' loss wants are prepared outside its time.
 
 small cases     timm backbones, crops of 128x160, 11 classes, a tenth of the pixels ignored
 Swin-T          crop 512, batch 1, 124 classes of which 12 are seen, 100 queries, 12544 points, every pixel labelled, the same weights
-                on both sides (`frame_speed.py`); ours also under bf16 autocast. `loss_difference` is ours over theirs - 1, means over draws of the
-                points under the first weights, and `loss_spread` the same between halves of their own draws.
+                on both sides (`frame_speed.py`); ours also under bf16 autocast. `loss_difference` is ours over theirs - 1, means
+                over draws of the points under the first weights, and `loss_spread` the same between halves of their own draws.
 """
 
 import statistics

@@ -59,6 +59,8 @@ Crop = Annotated[str | None, typer.Option(help="Sliding window HEIGHTxWIDTH.")]
 Stride = Annotated[str | None, typer.Option(help="Step of the sliding window HEIGHTxWIDTH.")]
 Base = Annotated[str | None, typer.Option(help="Resize frames to HEIGHTxWIDTH before the scales.")]
 ShortSide = Annotated[int | None, typer.Option(help="Instead of --base: resize frames until their shorter side has so many pixels.")]
+Sampling = Annotated[Literal["exact", "direct"], typer.Option(help="Views at the frame's pixels: exactly, or in one step (faster).")]
+Memory = Annotated[str | None, typer.Option(help="Limit on the memory of the process, such as 4GB.")]
 Kind = Literal["auto", "vspw", "ade20k", "coco_stuff", "coco_panoptic", "cityscapes", "folder"]
 
 
@@ -155,10 +157,12 @@ def predict(
     stride: Stride = None,
     base: Base = None,
     short_side: ShortSide = None,
+    sampling: Sampling = "exact",
     probabilities: Annotated[Literal["none", "uint8", "float16"], typer.Option(help="Also write class probabilities.")] = "none",
     entropy: Annotated[bool, typer.Option(help="Write entropy maps.")] = True,
     overlay: Annotated[Literal["none", "overlay", "side_by_side"], typer.Option(help="Overlay video.")] = "overlay",
     precision: Precision = "32",
+    memory: Memory = None,
     policy: Policy = "strict",
 ) -> None:
     """Segment video with one model or an ensemble. Takes videos, frame folders or a data set; finished videos are skipped."""
@@ -166,8 +170,10 @@ def predict(
     from semivss.settings import Predict
     from semivss.verbs import models_and_inputs, predict_paths
 
-    views = _views("predict", words, scales, flip, crop, stride, base, short_side)
-    settings = checked(Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay, precision=precision)
+    views = _views("predict", words, scales, flip, crop, stride, base, short_side, sampling)
+    settings = checked(
+        Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay, precision=precision, memory=memory
+    )
     shares = _numbers("--weights", weights) if weights else None
     models, inputs = models_and_inputs(words)
     predict_paths(models, inputs, out, settings, weights=shares, split=split, policy=policy)
@@ -185,6 +191,7 @@ def pseudo_label(
     stride: Stride = None,
     base: Base = None,
     short_side: ShortSide = None,
+    sampling: Sampling = "exact",
     window: Annotated[int, typer.Option(help="Frames on either side whose distributions, warped by optical flow, join the mean.")] = 0,
     align_to: Annotated[
         Path | None, typer.Option(help="Labelled data set whose shares of the classes the mean prediction is moved to.")
@@ -196,6 +203,7 @@ def pseudo_label(
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the largest probability.")] = False,
     top_classes: Annotated[int, typer.Option(help="Also write the ids of so many likely classes, at stride 8.")] = 0,
     precision: Precision = "32",
+    memory: Memory = None,
     policy: Policy = "strict",
 ) -> None:
     """Label video with one model or an ensemble, to train on. No threshold is applied yet. Finished videos are skipped."""
@@ -203,7 +211,7 @@ def pseudo_label(
     from semivss.settings import PseudoLabels
     from semivss.verbs import models_and_inputs, pseudo_label_paths
 
-    views = _views("pseudo-label", words, scales, flip, crop, stride, base, short_side)
+    views = _views("pseudo-label", words, scales, flip, crop, stride, base, short_side, sampling)
     shares = _numbers("--weights", weights) if weights else ()
     extra = {
         "window": window,
@@ -211,6 +219,7 @@ def pseudo_label(
         "confidence": confidence,
         "top_classes": top_classes,
         "precision": precision,
+        "memory": memory,
     }
     settings = checked(PseudoLabels, "pseudo-label", views=views, weights=shares, **extra)
     models, inputs = models_and_inputs(words)
@@ -384,6 +393,20 @@ def data_toy(
     write_toy(out, clips=clips, frames=frames, size=shape, seed=seed, flow=flow)
 
 
+@data.command("cache")
+def data_cache(
+    source: Annotated[Path, typer.Argument(help="Data set in VSPW layout, or with dataset.toml.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the copy.")],
+    short_side: Annotated[int, typer.Option(min=16, help="Pixels of the shorter side; smaller frames are copied as they are.")] = 480,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEGs.")] = 95,
+    policy: Policy = "strict",
+) -> None:
+    """Copy a data set with smaller frames and masks, to decode less in training. The same command goes on where it stopped."""
+    from semivss.data.cache import cache_copies
+
+    cache_copies(source, out, short_side, quality=quality, policy=policy)
+
+
 @data.command("import")
 def data_import(
     source: Annotated[Path, typer.Argument(help="Folder of frames, CVAT 'Segmentation mask 1.1' zip, video, or folder of videos.")],
@@ -459,7 +482,15 @@ def weights_convert(
 
 
 def _views(
-    verb: str, words: list[Path], scales: str, flip: bool, crop: str | None, stride: str | None, base: str | None, short_side: int | None
+    verb: str,
+    words: list[Path],
+    scales: str,
+    flip: bool,
+    crop: str | None,
+    stride: str | None,
+    base: str | None,
+    short_side: int | None,
+    sampling: str,
 ) -> "Views":
     """The views that the options of `predict` and `pseudo-label` describe; and a first look at their words."""
     from semivss.recipe import checked
@@ -468,7 +499,7 @@ def _views(
     if len(words) < 2:
         raise SemivssError(f"{verb}: needs at least one model folder and one input; write semivss {verb} MODEL... INPUT")
     sizes = {"crop": _size("--crop", crop), "stride": _size("--stride", stride), "base": _size("--base", base)}
-    return checked(Views, verb, scales=_numbers("--scales", scales), flip=flip, short_side=short_side, **sizes)
+    return checked(Views, verb, scales=_numbers("--scales", scales), flip=flip, short_side=short_side, sampling=sampling, **sizes)
 
 
 def _size(option: str, text: str | None) -> tuple[int, int] | None:
@@ -489,6 +520,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 def main() -> None:
     """Run the command line: one line and exit code 2 for what the user can mend, 130 for Ctrl-C."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks Linux for huge pages: fewer faults while large tensors come and go
     try:
         raise SystemExit(app(standalone_mode=False) or 0)
     except UsageError as error:

@@ -24,10 +24,11 @@ from semivss.metrics.score import Missing
 from semivss.metrics.scores import Scores
 from semivss.plan import STAGES, Step, plan, retraining
 from semivss.progress import say
+from semivss.ranks import is_main_process
 from semivss.recipe import Recipe, dump_recipe, evaluation_sets, load_recipe
 from semivss.redo import Redo
 from semivss.settings import Model
-from semivss.stage import Verdict, is_main_process, versions, was_finished
+from semivss.stage import Verdict, versions, was_finished
 from semivss.wording import counted
 
 

@@ -17,6 +17,7 @@ from semivss.tensors import IGNORE, Distribution, MaskLogits, PixelLogits, Split
 
 STRIDE = 4  # image pixels a cell of a Segmenter's maps stands for, in each direction
 MOST_FACTOR = 10.0  # of a class in distribution alignment
+_VECTOR = 16  # numbers that a processor works on at once
 _CLASSES_AT_ONCE = 16  # the entropy's temporary values: a slice of the classes at a time
 
 
@@ -28,8 +29,9 @@ def class_distribution(
 ) -> Float[Tensor, "B C H W"]:
     """Probabilities of the classes, at least float32, which sum to 1 in each pixel.
 
-    Mask votes are resized first and turned into a distribution afterwards; per-pixel logits are resized before their softmax. What is a
-    distribution already is resized as the image that it covers, whatever its size.
+    Mask votes are summed up at the maps' own size, resized, and turned into a distribution afterwards, which training can afford at
+    every step (`pixel_distribution` resizes the masks first, and takes sixteen times the work); per-pixel logits are resized before their
+    softmax. What is a distribution already is resized as the image that it covers, whatever its size.
 
     Args:
         output: what a Segmenter or another model returned.
@@ -39,20 +41,37 @@ def class_distribution(
     """
     match output:
         case PixelLogits():
-            return _softmax(pixel_logits(at_least_float32(output.logits), output.rows, size, align_corners))
+            return class_softmax(pixel_logits(at_least_float32(output.logits), output.rows, size, align_corners))
         case Distribution():
             return output.p.clone() if size is None else F.interpolate(output.p, size, mode="bilinear", align_corners=align_corners)
         case MaskLogits():
-            votes = resize_maps(mask_votes(output), size, align_corners)
-            if torch.compiler.is_exporting():  # a graph would keep what was cut off, and scatter what is written in place into that
-                votes = votes.clone()
+            return normalise_(resize_maps(mask_votes(output), size, align_corners), rule)
+
+
+def pixel_distribution(
+    output: MaskLogits | PixelLogits | Distribution, size: tuple[int, int], rule: str = "spread"
+) -> Float[Tensor, "B C H W"]:
+    """As `class_distribution`, but the logits of the masks are resized before their sigmoid and the sum over queries.
+
+    So Mask2Former's published code predicts, and so `infer/score_map.py` does without a full-size map of every query.
+    """
+    if not isinstance(output, MaskLogits):
+        return class_distribution(output, size, rule)
+    votes = mask_votes(output, size)
+    if torch.compiler.is_exporting():  # a graph would keep what was cut off, and scatter what is written in place into that
+        votes = votes.clone()
+    return normalise_(votes, rule)
+
+
+def normalise_(votes: Float[Tensor, "..."], rule: str, dim: int = 1) -> Float[Tensor, "..."]:
+    """Votes as a distribution along `dim`: they are written over, or not (softmax). Raises ValueError for an unknown rule."""
     match rule:
         case "spread":
-            return spread_(votes)
+            return spread_(votes, dim)
         case "l1":
-            return l1_(votes)
+            return l1_(votes, dim)
         case "softmax":
-            return softmax(votes)
+            return softmax(votes, dim)
         case _:
             raise ValueError(f"unknown rule {rule!r}; known rules: spread, l1, softmax")
 
@@ -65,44 +84,54 @@ def pixel_logits(
     return large if rows is None else merge_rows(large, rows, max(rows) + 1, dim=1)
 
 
-def mask_votes(output: MaskLogits) -> Float[Tensor, "B C h w"]:
-    """Sum over queries of class times mask probability, at least float32. No distribution: a pixel's sum lies anywhere in 0..Q."""
+def mask_votes(output: MaskLogits, size: tuple[int, int] | None = None) -> Float[Tensor, "B C h w"]:
+    """Sum over queries of class times mask probability, at least float32. No distribution: a pixel's sum lies anywhere in 0..Q.
+
+    `size` = (height, width) to which the masks' logits are resized first; none = they stay as they are.
+    """
     with full_precision(output.mask_logits):
-        classes = at_least_float32(output.class_logits).softmax(-1)[..., :-1]
-        return torch.einsum("bqc,bqhw->bchw", classes, at_least_float32(output.mask_logits).sigmoid())
+        masks = at_least_float32(output.mask_logits)
+        masks = masks if size is None else resize_maps(masks, size)
+        return torch.einsum("bqc,bqhw->bchw", query_classes(output.class_logits), masks.sigmoid())
 
 
-def spread_(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def query_classes(class_logits: Float[Tensor, "B Q C1"]) -> Float[Tensor, "B Q C"]:
+    """The classes' share of each query's probability, at least float32; "no object" has the rest."""
+    return at_least_float32(class_logits).softmax(-1)[..., :-1]
+
+
+def spread_(votes: Float[Tensor, "..."], dim: int = 1) -> Float[Tensor, "..."]:
     """Divide by the sum; where it is below 1 the missing mass goes to all classes alike, so that an unclaimed pixel is unsure.
 
     p(c) = (s(c) + m/C) / (S + m) with S = sum of s and m = max(0, 1 - S). Writes over `votes`: 124 classes at full size are 0.2 GB.
     """
-    total = votes.sum(1, keepdim=True)
+    total = votes.sum(dim, keepdim=True)
     missing = (1 - total).clamp_min(0)
-    return votes.add_(missing / votes.shape[1]).div_(total + missing)
+    return votes.add_(missing / votes.shape[dim]).div_(total + missing)
 
 
-def l1_(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def l1_(votes: Float[Tensor, "..."], dim: int = 1) -> Float[Tensor, "..."]:
     """Divide by the sum. A pixel with one faint vote looks certain; without any vote it is uniform. Writes over `votes`."""
     votes = votes.add_(torch.finfo(votes.dtype).tiny)
-    return votes.div_(votes.sum(1, keepdim=True))
+    return votes.div_(votes.sum(dim, keepdim=True))
 
 
-def softmax(votes: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def softmax(votes: Float[Tensor, "..."], dim: int = 1) -> Float[Tensor, "..."]:
     """Softmax over votes that are probabilities already, as the published ViT-Adapter test code does (`encoder_decoder_mask2former`).
 
     Only to reproduce it: with 124 classes every entropy lies in the topmost percent of its range.
     """
-    return _softmax(votes)
+    return class_softmax(votes, dim)
 
 
-def _softmax(logits: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    if not torch.compiler.is_exporting():
-        return logits.softmax(1)
-    powers = (
-        logits - logits.amax(1, keepdim=True)
-    ).exp()  # onnxruntime's own softmax takes 6 to 8 times as long over an axis in the middle
-    return powers / powers.sum(1, keepdim=True)
+def class_softmax(logits: Float[Tensor, "..."], dim: int = 1) -> Float[Tensor, "..."]:
+    """Softmax along `dim`, in a form that is fast there."""
+    few = dim % logits.ndim == logits.ndim - 1 and logits.shape[dim] < _VECTOR
+    if not torch.compiler.is_exporting() and not few:
+        return logits.softmax(dim)
+    # torch's own takes 5 times as long for rows shorter than a vector, onnxruntime's 6 to 8 times over an axis in the middle
+    powers = (logits - logits.amax(dim, keepdim=True)).exp()
+    return powers / powers.sum(dim, keepdim=True)
 
 
 def resize_maps(maps: Float[Tensor, "B C h w"], size: tuple[int, int] | None, align_corners: bool = False) -> Float[Tensor, "B C H W"]:
@@ -127,10 +156,10 @@ def covered_pixels(cells: tuple[int, ...], size: tuple[int, int]) -> tuple[int, 
     return size
 
 
-def align(p: Float[Tensor, "B C H W"], factors: Float[Tensor, "C"]) -> Float[Tensor, "B C H W"]:
-    """p_c f_c over their sum: distribution alignment (arXiv 1911.09785, section 3.1). All factors above 0."""
-    product = p * factors[:, None, None]
-    return product / product.sum(1, keepdim=True)
+def align(p: Float[Tensor, "..."], factors: Float[Tensor, "C"], dim: int = 1) -> Float[Tensor, "..."]:
+    """p_c f_c over their sum, classes along `dim`: distribution alignment (arXiv 1911.09785, section 3.1). All factors above 0."""
+    product = p * factors.view(-1, *(1,) * (p.ndim - 1 - dim % p.ndim))
+    return product / product.sum(dim, keepdim=True)
 
 
 def class_factors(mean: Float[Tensor, "C"], wanted: Float[Tensor, "C"], strength: float) -> Float[Tensor, "C"]:
@@ -143,9 +172,16 @@ def class_factors(mean: Float[Tensor, "C"], wanted: Float[Tensor, "C"], strength
 
 
 def entropy(p: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H W"]:
-    """In nats: 0 for a one-hot pixel, log C for a uniform one (arXiv 2406.00587, equation 1)."""
-    parts = [torch.special.entr(part).sum(1) for part in torch.split(p, _CLASSES_AT_ONCE, dim=1)]
+    """In nats: 0 for a one-hot pixel, log C for a uniform one (arXiv 2406.00587, equation 1). Has no gradient."""
+    parts = [pixel_entropy(part, 1) for part in torch.split(p, _CLASSES_AT_ONCE, dim=1)]
     return torch.stack(parts).sum(0)
+
+
+@torch.no_grad()
+def pixel_entropy(p: Float[Tensor, "..."], dim: int = -1) -> Float[Tensor, "..."]:
+    """`entropy` along any dimension, with temporary values of the size of `p`."""
+    smallest = torch.finfo(p.dtype).tiny  # 0 log 0 = 0; less than half of the time of torch.special.entr
+    return p.clamp_min(smallest).log_().mul_(p).sum(dim).neg_()
 
 
 @torch.no_grad()

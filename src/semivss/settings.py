@@ -30,6 +30,17 @@ def _bits(value: object) -> object:
 Precision = Annotated[Literal["32", "bf16"], BeforeValidator(_bits)]
 
 
+def _bytes(value: object) -> object:
+    found = re.fullmatch(r"([0-9.]+)\s*([KMGT]?)(i?)B?", value, re.IGNORECASE) if isinstance(value, str) else None
+    if found is None:
+        return value
+    factor = (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1 if found[2] else 0)
+    return round(float(found[1]) * factor)
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0)]  # a number, or a text such as "4GB"
+
+
 class Settings(BaseModel):
     """Base of all sections: frozen, and an unknown key or an infinite number is an error."""
 
@@ -276,6 +287,9 @@ class Views(Settings):
     stride: Size | None = None  # none = two thirds of the crop
     base: Size | None = None  # frames are resized to this before the scales; predictions have the frame's own size
     short_side: Positive | None = None  # instead of base: length of the frame's shorter side before the scales
+    sampling: Literal["exact", "direct"] = (
+        "exact"  # maps are enlarged to the view and brought back to the frame | read at its pixels at once
+    )
 
     @model_validator(mode="after")
     def _one_size(self) -> "Views":
@@ -290,6 +304,7 @@ class Predict(Settings):
     fps: float = Field(15.0, gt=0)  # of overlays made from frame folders
     batch: Positive = 4  # windows a forward pass
     precision: Precision = "32"  # of the models' forward pass; distributions are float32 anyhow
+    memory: Bytes | None = None  # limit of the process, such as "4GB"; none = as much as it needs
 
 
 class Score(Settings):
@@ -315,6 +330,7 @@ class PseudoLabels(Settings):
     top_classes: int = Field(0, ge=0)  # also write the ids of so many most likely classes at stride 8; 0 = none
     batch: Positive = 4  # windows a forward pass
     precision: Precision = "32"  # as predict.precision
+    memory: Bytes | None = None  # as predict.memory
 
 
 class Threshold(Settings):

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from semivss.digest import file_sha256
 from semivss.errors import SemivssError
 from semivss.lock import locked
 from semivss.progress import say
+from semivss.ranks import is_main_process
 
 LOOK_EVERY = 0.5  # seconds
 FILES = "file."  # begins the names of inputs that are hashes of files outside the run
@@ -233,11 +233,6 @@ def was_finished(folder: Path) -> bool:
         return bool(json.loads((folder / "stamp.json").read_text())["finished"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def is_main_process() -> bool:
-    """Whether this process is the only one or the first of those that torchrun, or Lightning for several GPUs, has started."""
-    return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0) == 0
 
 
 def versions() -> dict[str, str]:

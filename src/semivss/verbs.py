@@ -4,7 +4,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from semivss.atomic import atomic_json, demand_folder, newest
 from semivss.data.clips import VideoDataset
@@ -16,10 +16,13 @@ from semivss.errors import DataError, RecipeError, SemivssError
 from semivss.hashes import split_hash
 from semivss.layout import final_models, is_of_a_run
 from semivss.metrics.score import Missing
-from semivss.progress import say
+from semivss.progress import say, say_once
 from semivss.recipe import Recipe, load_recipe
 from semivss.settings import Predict, PseudoLabels, Score, Source, Views
 from semivss.stage import versions
+
+if TYPE_CHECKING:
+    from semivss.infer.stream import FrameModel
 
 _PREDICTIONS = "predictions"
 
@@ -38,16 +41,15 @@ def predict_paths(
     demand_words(models, source, out, pseudo=False)
     for hint in (ensemble_hint(models), views_hint(models, settings.views)):
         if hint:
-            say(hint)
+            say_once(hint)
     from semivss.infer.inputs import open_inputs
-    from semivss.infer.onnx_model import open_model
     from semivss.infer.predict import predict
 
-    members = [open_model(model_path(path)) for path in models]
+    members = _opened(models, settings.memory)
     left_out = DefectCounter()
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
     predict(members, inputs, out, settings, weights=weights, policy=policy, left_out=left_out)
-    say(f"predictions: {out}")
+    say_once(f"predictions: {out}")
 
 
 def pseudo_label_paths(
@@ -65,10 +67,9 @@ def pseudo_label_paths(
     """Label a data set, a frame folder or videos with model folders or exported files. Raises SemivssError for what cannot be read."""
     demand_words(models, source, out, pseudo=True)
     from semivss.infer.inputs import open_inputs
-    from semivss.infer.onnx_model import open_model
     from semivss.infer.pseudo import pseudo_label
 
-    members = [open_model(model_path(path)) for path in models]
+    members = _opened(models, settings.memory)
     left_out = DefectCounter()
     wanted = None
     if align_to is not None:
@@ -80,7 +81,17 @@ def pseudo_label_paths(
         wanted = class_shares([labelled], policy)
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
     pseudo_label(members, inputs, out, settings, policy=policy, left_out=left_out, wanted=wanted)
-    say(f"pseudo labels: {out}; look at them with semivss pseudo inspect {out}")
+    say_once(f"pseudo labels: {out}; look at them with semivss pseudo inspect {out}")
+
+
+def _opened(models: Sequence[Path], memory: int | None) -> "list[FrameModel]":
+    """The models; several ones under a limit of memory are not read before it is known whether there is room for all."""
+    from semivss.infer.on_demand import ModelOnDemand
+    from semivss.infer.onnx_model import open_model
+
+    paths = [model_path(path) for path in models]
+    waits = memory is not None and len(paths) > 1
+    return [ModelOnDemand(path) if waits and path.is_dir() else open_model(path) for path in paths]
 
 
 def export_paths(
@@ -190,17 +201,22 @@ def score_paths(
     numbers: Path | None,
     policy: Policy = "strict",
 ) -> None:
-    """Score a folder of predictions against a data set and print the table; with a folder of optical flow also TC."""
-    from semivss.metrics.flow import score_flow
-    from semivss.metrics.score import render, score_folder
+    """Score a folder of predictions against a data set and print the table; with a folder of optical flow also TC.
+
+    The processes that torchrun has started share the videos; the first of them prints and writes.
+    """
+    from semivss.metrics.flow import score_flow_together
+    from semivss.metrics.score import render, score_together
     from semivss.metrics.scores import percent
 
     dataset = open_source(_source(truth, split, kind), policy)
-    scores = score_folder(predictions, dataset, settings, policy=policy, missing=missing)
+    scores = score_together(predictions, dataset, settings, policy=policy, missing=missing)
+    along = None if flow is None else score_flow_together(predictions, dataset, flow)
+    if scores is None:
+        return
     render(scores, title=f"{predictions} against {dataset.name}")
     record = scores.to_dict() | {"split_hash": split_hash(dataset), "versions": versions()}
-    if flow is not None:
-        along = score_flow(predictions, dataset, flow)
+    if along is not None:
         print(f"TC {percent(along.tc)} over {along.pairs} pairs of frames")
         record |= {"tc": along.tc, "tc_pairs": along.pairs}
     if numbers is not None:
@@ -277,6 +293,7 @@ def views_hint(models: Sequence[Path], views: Views) -> str | None:
     words = ["--scales " + ",".join(f"{scale:g}" for scale in theirs.scales), *(["--flip"] if theirs.flip else [])]
     words += [f"--{name} {height}x{width}" for name, (height, width) in sizes.items()]
     words += [] if theirs.short_side is None else [f"--short-side {theirs.short_side}"]
+    words += [] if theirs.sampling == "exact" else [f"--sampling {theirs.sampling}"]
     count = len(theirs.scales) * (1 + theirs.flip)
     return f"1 view a frame; the recipe of {run} has {count}: {' '.join(words)}" if theirs != views else None
 

@@ -26,7 +26,7 @@ from semivss.infer.pseudo import pseudo_label
 from semivss.infer.views import views_from
 from semivss.models.segmenter import Segmenter
 from semivss.models.zoo import build_segmenter
-from semivss.posterior import class_distribution
+from semivss.posterior import pixel_distribution
 from semivss.settings import Mask2FormerHead, Model, PixelHead, Predict, PseudoLabels, Views
 from semivss.verbs import model_folder, models_and_inputs
 
@@ -115,7 +115,7 @@ def test_scores_are_pytorchs_for_each_backbone_and_head(backbone, head, tmp_path
     assert described.parity.keys() == {"random", "natural"}
     assert all(0 < parity.scores <= 1e-4 and parity.labels >= 0.999 for parity in described.parity.values())
     given = OnnxModel(tmp_path / "model.onnx")(frames(2)).p
-    wanted = class_distribution(model(frames(2)), SIZE, model.rule)
+    wanted = pixel_distribution(model(frames(2)), SIZE, model.rule)
     torch.testing.assert_close(given, wanted, atol=1e-4, rtol=0)
     torch.testing.assert_close(given.sum(1), torch.ones(2, *SIZE), atol=1e-5, rtol=0)
     assert wanted.std() > 0.01  # there was something to differ in
@@ -126,7 +126,7 @@ def test_scores_are_pytorchs_for_each_backbone_and_head(backbone, head, tmp_path
 def test_labels_are_the_arg_max(made):
     model = segmenter()
     given = OnnxModel(made / "labels.onnx")(frames(2)).p
-    wanted = class_distribution(model(frames(2)), SIZE, model.rule)
+    wanted = pixel_distribution(model(frames(2)), SIZE, model.rule)
     assert given.unique().tolist() == [0, 1]
     assert (given.argmax(1) == wanted.argmax(1)).float().mean() >= 0.999
 
@@ -182,7 +182,7 @@ def test_windows_of_the_files_size_and_frames_brought_to_it_are_pytorchs(made):
         torch.testing.assert_close(given, wanted, atol=1e-4, rtol=0)
     size, (view,) = (97, 131), views_from(Views(base=SIZE))
     resized = torch.stack([view.apply(frame) for frame in frames(2, size)])
-    wanted = F.interpolate(class_distribution(model(resized), SIZE, model.rule), size, mode="bilinear")
+    wanted = F.interpolate(pixel_distribution(model(resized), SIZE, model.rule), size, mode="bilinear")
     torch.testing.assert_close(distributions(exported, size, Views(base=SIZE)), wanted, atol=1e-4, rtol=0)
 
 

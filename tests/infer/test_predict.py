@@ -1,6 +1,7 @@
 """Files that predict writes, what it skips and makes anew, and what it refuses."""
 
 import hashlib
+import io
 import json
 import math
 import resource
@@ -22,6 +23,7 @@ from semivss.data.vspw import read_vspw
 from semivss.errors import DataError, DefectError, SemivssError
 from semivss.infer import job
 from semivss.infer.inputs import ClipInput, Frames, OnDefect, open_inputs
+from semivss.infer.png16 import png16
 from semivss.infer.predict import predict
 from semivss.infer.stream import stream_distribution
 from semivss.infer.views import views_from
@@ -102,6 +104,16 @@ def test_entropy_and_probability_files_can_be_turned_back(tmp_path: Path) -> Non
         stored = np.load(tmp_path / out / "probabilities" / "clip" / "00000000.npz")
         assert stored["p"].dtype == (np.float16 if out == "half" else np.uint8)
         np.testing.assert_allclose(stored["p"].astype(np.float32) * stored["scale"], p.numpy(), atol=tolerance)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (24, 40)])
+def test_16_bit_pngs_are_read_back_equal(size: tuple[int, int]) -> None:
+    values = np.random.default_rng(0).integers(0, 1 << 16, size, dtype=np.uint16)
+    with Image.open(io.BytesIO(png16(values))) as image:
+        image.verify()
+    with Image.open(io.BytesIO(png16(values))) as image:
+        assert image.mode == "I;16"
+        assert np.array_equal(np.asarray(image), values)
 
 
 def test_the_manifest_lists_every_file_with_its_hash(tmp_path: Path) -> None:

@@ -32,11 +32,11 @@ EXACT: set[Callable[..., Any]] = {F.layer_norm, F.group_norm, F.softmax, F.log_s
 
 
 class MetaAutocast(TorchFunctionMode):
-    """As `torch.autocast(dtype=torch.bfloat16)`."""
+    """As `torch.autocast(dtype=torch.bfloat16)`; with `inference` as in torch's inference mode, where it keeps no weights in bfloat16."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, inference: bool = False) -> None:
         super().__init__()
-        self._cast: dict[int, Tensor] | None = {}  # weights in bfloat16
+        self._cast: dict[int, Tensor] | None = None if inference else {}  # weights in bfloat16
 
     def end_forward(self) -> None:
         """Let go of the weights in bfloat16, as autocast does at its end. What is recomputed later casts them anew."""

@@ -91,7 +91,7 @@ def step_cost(segmenter: Segmenter, crop: tuple[int, int], crops: int, *, bf16: 
         frames = torch.empty(crops, 3, *crop, dtype=torch.uint8, device="meta")
         labels = torch.empty(crops, *crop, dtype=torch.uint8, device="meta")
         with autocast or nullcontext():
-            output = _forward(segmenter, frames, meter)
+            output = count_forward(segmenter, frames, meter)
             with meter.part("loss"):
                 loss = _loss(output, labels, segmenter.settings)
         del output
@@ -115,11 +115,8 @@ def prediction_cost(
     meter.restart()
     with meter:
         total = torch.empty(len(segmenter.label_set), *frame, device="meta")
-        autocast = MetaAutocast() if bf16 else None
-        with autocast or nullcontext():
-            output = _forward(segmenter, torch.empty(batch, 3, *window, dtype=torch.uint8, device="meta"), meter)
-        if autocast is not None:
-            autocast.end_forward()
+        with MetaAutocast(inference=True) if bf16 else nullcontext():
+            output = count_forward(segmenter, torch.empty(batch, 3, *window, dtype=torch.uint8, device="meta"), meter)
         with meter.part("votes"):
             p = class_distribution(_first_image(output), window, segmenter.rule)
         del p, total
@@ -127,8 +124,8 @@ def prediction_cost(
     return PredictionCost(sum(meter.flops.values()) // batch + votes, meter.peak)
 
 
-def _forward(segmenter: Segmenter, frames: Tensor, meter: Meter) -> MaskLogits | PixelLogits:
-    """As the segmenter's own, in two parts."""
+def count_forward(segmenter: Segmenter, frames: Tensor, meter: Meter) -> MaskLogits | PixelLogits:
+    """The segmenter's own forward pass under a meter that is entered, in two parts: backbone and head."""
     with meter.part("backbone"):
         pyramid = segmenter.backbone(segmenter.normalise(frames))
     with meter.part("head"):

@@ -6,21 +6,23 @@ student of their labels would not choose them at all. The mean runs over a sampl
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from semivss.atomic import atomic_json
 from semivss.errors import DefectError, SemivssError
 from semivss.infer.finished import corrections
 from semivss.infer.inputs import InputVideo
-from semivss.infer.job import Job, labelled_frames
-from semivss.infer.views import View
+from semivss.infer.job import Job, scored_frames
+from semivss.infer.score_map import Scores
+from semivss.infer.views import Size
 from semivss.infer.writer import Product
+from semivss.lock import Crew
 from semivss.posterior import align, class_factors
 from semivss.progress import track
 
@@ -28,20 +30,25 @@ EVERY = 8  # of so many frames one is looked at
 FILE = "alignment.json"
 
 
-def aligned(job: Job, videos: Sequence[InputVideo], wanted: Float64[np.ndarray, "C"], strength: float) -> Job:
+def aligned(job: Job, videos: Sequence[InputVideo], crew: Crew, wanted: Float64[np.ndarray, "C"], strength: float) -> Job:
     """The same job with every distribution multiplied by a factor for each class, which its folder keeps in `alignment.json`.
+
+    One worker finds the factors, the others wait for them and read them.
 
     Args:
         wanted: shares of the classes in labelled frames, which sum to 1.
         strength: 1 = the mean prediction gets these shares, were there no normalisation in each pixel; 0 = nothing changes.
 
     Raises:
-        SemivssError: a model's values are not finite; or the factors change, and the folder holds a label corrected by hand.
+        SemivssError: a model's values are not finite; the factors change, and the folder holds a label corrected by hand; or another
+            worker wants other shares.
     """
-    factors = _kept(job, videos, wanted, strength)
+    crew.agree({"shares of the classes (--align-to)": wanted.tolist()})
+    with crew.alone("alignment"):
+        factors = _kept(job, videos, wanted, strength)
 
-    def product(stem: str, frame: np.ndarray, p: Tensor) -> Product:
-        return job.product(stem, frame, align(p[None], torch.tensor(factors, device=p.device))[0])
+    def product(stem: str, frame: np.ndarray, scores: Scores) -> Product:
+        return job.product(stem, frame, _AlignedScores(scores, tuple(factors)))
 
     return replace(job, product=product, made_from=job.made_from | {"factors": factors})
 
@@ -69,14 +76,35 @@ def _kept(job: Job, videos: Sequence[InputVideo], wanted: Float64[np.ndarray, "C
 
 
 def _mean_distribution(job: Job, videos: Sequence[InputVideo]) -> Float64[np.ndarray, "C"]:
-    single = replace(job, views=(View(base=job.views[0].base, short_side=job.views[0].short_side),))
+    single = replace(job, views=(replace(job.views[0], scale=1.0, flip=False, crop=None, stride=None),))
     total, pixels = np.zeros(len(job.label_set)), 0
     for video in track(videos, "look at the classes", total=len(videos), unit="videos"):
         sample = (pair for number, pair in enumerate(video.frames(_overlook)) if number % EVERY == 0)
-        for one in labelled_frames(single, video.name, sample):
-            total += one.p.cpu().double().sum((1, 2)).numpy()  # Apple's GPUs have no float64
-            pixels += one.p.shape[1] * one.p.shape[2]
+        for one in scored_frames(single, video.name, sample):
+            for _, p in one.scores.bands():
+                total += p.cpu().double().sum((0, 1)).numpy()  # Apple's GPUs have no float64
+                pixels += p.shape[0] * p.shape[1]
     return total / max(pixels, 1)
+
+
+@dataclass(frozen=True)
+class _AlignedScores:
+    """Scores times a factor for each class."""
+
+    scores: Scores
+    factors: tuple[float, ...]
+
+    @property
+    def size(self) -> Size:
+        return self.scores.size
+
+    def bands(self) -> Iterator[tuple[slice, Float[Tensor, "r W C"]]]:
+        for rows, p in self.scores.bands():
+            yield rows, align(p, torch.tensor(self.factors, device=p.device), dim=-1)
+
+    def whole(self) -> Float[Tensor, "C H W"]:
+        p = self.scores.whole()
+        return align(p[None], torch.tensor(self.factors, device=p.device))[0]
 
 
 def _overlook(error: DefectError) -> None:

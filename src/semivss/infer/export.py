@@ -38,7 +38,7 @@ from semivss.infer.onnx_model import (
     write_metadata,
 )
 from semivss.models.segmenter import Segmenter
-from semivss.posterior import class_distribution
+from semivss.posterior import pixel_distribution
 from semivss.settings import Toy
 
 OPSET = 18  # that torch's translations are written for; a later one is a conversion of it
@@ -103,7 +103,7 @@ class _Graph(nn.Module):
 
     def forward(self, frames: UInt8[Tensor, "1 3 H W"]) -> Tensor:
         """Scores or labels, see `export_onnx`."""
-        p = class_distribution(self.segmenter(frames), self.size, self.segmenter.rule)
+        p = pixel_distribution(self.segmenter(frames), self.size, self.segmenter.rule)
         return p if self.kind == "scores" else p.argmax(1).to(torch.uint8)
 
 

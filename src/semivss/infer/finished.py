@@ -1,6 +1,6 @@
 """A video's record and what it is to be made from in; whether its files may stay out, and no correction by hand is lost over it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,23 @@ from semivss.defaults import completed
 from semivss.digest import file_sha256
 from semivss.errors import SemivssError
 from semivss.infer.writer import read_record
-from semivss.progress import say
 
 
 def is_finished(
-    out: Path, video: str, key: dict[str, Any], *, keep_corrections: bool = False, absent: dict[str, Any] | None = None
+    out: Path,
+    video: str,
+    key: dict[str, Any],
+    *,
+    keep_corrections: bool = False,
+    absent: dict[str, Any] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> bool:
-    """Whether the record of `video` is of the same making (`key`) and its files have the recorded sizes; says why not.
+    """Whether the record of `video` is of the same making (`key`) and its files have the recorded sizes.
 
     Args:
         keep_corrections: a label file changed by hand counts as it is.
         absent: what holds of parts of the key that a record of an earlier version does not name.
+        tell: is told why a video that was finished once has to be made again.
 
     Raises:
         DataError: the record is damaged.
@@ -40,7 +46,8 @@ def is_finished(
             f"{out / corrected[0]}: corrected by hand, and {video} was {reason}: labelling it again would write over that; "
             "copy your file elsewhere and delete it here, or choose another folder with --out"
         )
-    say(f"{video}: {reason}; making it again")
+    if tell is not None:
+        tell(f"{video}: {reason}; making it again")
     return False
 
 

@@ -1,45 +1,69 @@
 """Models, videos and what to keep of each frame in; a folder of files with records and a manifest out.
 
-What `predict` and `pseudo_label` share: finished videos are skipped, few frames are held at a time, damaged ones follow the policy.
+What `predict` and `pseudo_label` share: finished videos are skipped, few frames are held at a time, damaged ones follow the policy, and
+every process that is given the same job takes the next video that none has begun.
 """
 
 import hashlib
 import itertools
+import json
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from semivss.accelerator import choose_accelerator
+from semivss.accelerator import choose_accelerator, own_device
 from semivss.data.clips import VideoDataset
 from semivss.data.labels import LabelSet
 from semivss.data.policy import Defect, DefectCounter, Policy
 from semivss.errors import DataError, DefectError, SemivssError
+from semivss.infer.ahead import map_behind, read_ahead
 from semivss.infer.finished import is_finished
 from semivss.infer.inputs import Frames, InputVideo, from_dataset
-from semivss.infer.manifest import write_manifest
+from semivss.infer.manifest import summaries, versions, write_manifest
+from semivss.infer.memory import MemoryLimit
+from semivss.infer.model_time import ModelClock, TimedModel
 from semivss.infer.onnx_model import FrameSizeError, OnnxModel
-from semivss.infer.stream import FrameModel, NotFiniteError, device_of, stream_distribution
+from semivss.infer.score_map import Scores, WholeScores
+from semivss.infer.stream import FrameModel, NotFiniteError, device_of, stream_scores
 from semivss.infer.views import View
-from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers, overlay_path, read_record, record_path
-from semivss.lock import locked
+from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers, clear_shared, overlay_path, read_record, record_path
+from semivss.lock import Crew, joined
 from semivss.out_of_memory import is_out_of_memory, not_fitting
-from semivss.progress import say, track
+from semivss.progress import say, say_once, track
 from semivss.temporal.window import Labelled, window_mean
+from semivss.wording import counted
+
+_READ = 4  # frames that may be read before the models ask for them
+_LOOK_EVERY = 0.2  # seconds between looks at the videos that other workers make
+
+
+class Scored(NamedTuple):
+    """A frame of a video and what models say of it."""
+
+    stem: str
+    frame: np.ndarray  # H W 3, RGB
+    scores: Scores
 
 
 @dataclass(frozen=True)
 class Predicted:
     """What a call did."""
 
-    predicted: tuple[str, ...]  # videos of this call
+    predicted: tuple[str, ...]  # videos that this process made
     skipped: tuple[str, ...]  # videos that were finished before
-    frames: int  # of this call
+    frames: int  # that this process made
     defects: dict[str, int]  # kind -> files left out, over all videos
+    seconds: float  # of this process, from the first look at the videos to the last frame
+    model_seconds: float  # of them, inside the models
 
 
 @dataclass(frozen=True)
@@ -56,15 +80,18 @@ class Job:
     out: Path
     made_from: dict[str, Any]  # a video made from anything else is made anew
     absent: dict[str, Any]  # what holds of parts of `made_from` that records of an earlier version do not name
-    product: Callable[[str, np.ndarray, Tensor], Product]  # stem, frame and its distribution
+    product: Callable[[str, np.ndarray, Scores], Product]  # of stem, frame and scores
     precision: str = "32"
+    limit: MemoryLimit | None = None  # on the memory of the process
     window: int = 0  # frames on either side that join a distribution
     overlay: str = "none"
     fps: float = 15.0  # of overlays made from frame folders
     histogram: bool = False  # count the entropy codes
     keep_corrections: bool = False  # label files changed by hand are not made anew
     head: Callable[[Sequence[str]], dict[str, Any]] = field(default=lambda videos: {})  # further entries of the manifest, once all is made
-    prepare: "Callable[[Job, Sequence[InputVideo]], Job] | None" = None  # the job once the folder is its own and the videos are known
+    # the job once the videos and those who share them are known
+    prepare: "Callable[[Job, Sequence[InputVideo], Crew], Job] | None" = None
+    clock: ModelClock = field(default_factory=ModelClock)
 
     @property
     def label_set(self) -> LabelSet:
@@ -82,30 +109,87 @@ def run_job(job: Job, inputs: VideoDataset | Sequence[InputVideo], left_out: Def
             model.eval()
         if isinstance(model, OnnxModel) and job.precision != "32":
             raise SemivssError(f"{model.path}: runs in float32 alone; leave precision {job.precision} out, or take the model folder")
-    with locked(job.out):
-        return _make_all(job.prepare(job, videos) if job.prepare else job, videos, left_out)
+    identities = {video.name: video.identity() for video in videos}
+    inputs_hash = hashlib.sha256(json.dumps(identities).encode()).hexdigest()
+    device = choose_accelerator()
+    threads = {} if device == "cuda" else {"threads (OMP_NUM_THREADS)": torch.get_num_threads()}  # sums in another order: other last bits
+    terms = {"input videos": inputs_hash, "policy": job.policy, "device": device, **threads, "versions": versions()}
+    with joined(job.out, job.made_from | terms) as crew:
+        job = job.prepare(job, videos, crew) if job.prepare else job
+        keys = {name: job.made_from | {"input": identity} for name, identity in identities.items()}
+        return _make_all(replace(job, clock=ModelClock()), videos, keys, left_out, crew)
 
 
-def _make_all(job: Job, videos: Sequence[InputVideo], left_out: DefectCounter) -> Predicted:
-    keys = {video.name: job.made_from | {"input": video.identity()} for video in videos}
-    todo = [video for video in videos if not _is_finished(job, video.name, keys[video.name])]
+def _make_all(job: Job, videos: Sequence[InputVideo], keys: dict[str, Any], left_out: DefectCounter, crew: Crew) -> Predicted:
+    todo = [video for video in videos if not _is_finished(job, crew, video.name, keys[video.name])]
     counts = [video.count() for video in todo]
     total = sum(count or 0 for count in counts) if None not in counts else None
-    steps = (stem for video in todo for stem in _make_video(job, video, keys[video.name]))
-    frames = sum(1 for _ in track(steps, job.title, total=total))
-    waiting = {video.name for video in todo}
+    own: list[str] = []
+    with closing(_shared_out(job, todo, keys, crew, own)) as steps:
+        share = lambda: f"{job.clock.share():.0%} of the time in the model"  # noqa: E731
+        frames = sum(track(steps, job.title, total=total, note=share))
+    seconds, inside = job.clock.seconds(), job.clock.inside
     names = [video.name for video in videos]
-    counter = write_manifest(job.out, names, job.made_from, job.label_set, left_out, job.head(names))
-    done = tuple(name for name in names if name not in waiting)
-    if done:
-        say(f"{len(done)} of {len(videos)} videos were made before and are kept")
+    with crew.alone("manifest"):
+        clear_shared(job.out)
+        if not own or not (job.out / "manifest.json").is_file():  # else another worker has written it since
+            write_manifest(job.out, names, job.made_from, job.label_set, left_out, job.head(names))
+        counter = summaries(job.out, names, left_out)[1]
+    done = tuple(name for name in names if name not in {video.name for video in todo})
+    made = Predicted(tuple(own), done, frames, counter.counts(), seconds, inside)
+    _tell(made, len(todo))
+    if job.limit is not None:
+        job.limit.tell()
     if counter:
-        say(f"frames or videos left out, named in {job.out / 'manifest.json'}: {counter}")
-    return Predicted(tuple(video.name for video in todo), done, frames, counter.counts())
+        say_once(f"frames or videos left out, named in {job.out / 'manifest.json'}: {counter}")
+    return made
 
 
-def _is_finished(job: Job, video: str, key: dict[str, Any]) -> bool:
-    return is_finished(job.out, video, key, keep_corrections=job.keep_corrections, absent=job.absent)
+def _tell(made: Predicted, todo: int) -> None:
+    """What was done of `todo` videos that were not finished."""
+    if done := len(made.skipped):
+        say_once(f"{done} of {done + todo} videos were made before and are kept")
+    if others := todo - len(made.predicted):
+        say_once(f"{others} of {counted(todo, 'video')} were made by other workers")
+    if made.frames:
+        rate, share = made.frames / made.seconds, made.model_seconds / made.seconds
+        say_once(f"{counted(made.frames, 'frame')} in {made.seconds:.1f} s, {rate:.1f} a second, {share:.0%} of the time in the model")
+
+
+def _is_finished(job: Job, crew: Crew, video: str, key: dict[str, Any]) -> bool:
+    """Whether the video is finished; one that another worker holds at the moment counts as not finished."""
+    with crew.claim(video) as claim:
+        tell = say if crew.first else None
+        return claim is not None and is_finished(job.out, video, key, keep_corrections=job.keep_corrections, absent=job.absent, tell=tell)
+
+
+def _shared_out(job: Job, todo: Sequence[InputVideo], keys: dict[str, Any], crew: Crew, own: list[str]) -> Generator[bool, None, None]:
+    """Make the videos that no other worker has made, and wait for those that others are making: if one dies, its video is made here.
+
+    Yields whether a frame was made here for each frame that is made; the names of the videos made here go into `own`.
+    """
+    waiting = deque(todo)
+    while waiting:
+        idle = True
+        for _ in range(len(waiting)):
+            video = waiting.popleft()
+            with crew.claim(video.name) as claim:
+                if claim is None:
+                    waiting.append(video)
+                    continue
+                idle = False
+                key = keys[video.name]
+                if is_finished(job.out, video.name, key, keep_corrections=job.keep_corrections, absent=job.absent):
+                    yield from itertools.repeat(False, video.count() or 0)
+                    continue
+                own.append(video.name)
+                with claim.begun() as dead:
+                    if dead:
+                        say(f"{video.name}: {dead} began it and is gone; what it left is cleared up and the video made here")
+                    for _ in _make_video(job, video, key):
+                        yield True
+        if idle:
+            time.sleep(_LOOK_EVERY)
 
 
 def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[str]:
@@ -116,25 +200,38 @@ def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[st
     before = {line["path"] for line in read_record(job.out, video.name) if "path" in line}
     defects = DefectCounter()
     frames = video.frames(lambda error: _on_defect(error, job.policy, defects))
-    made = window_mean(labelled_frames(job, video.name, frames), job.window)
+    pixels = hashlib.sha256()
+    made = map_behind(partial(_finish, job, pixels), _smoothed(scored_frames(job, video.name, frames), job.window))
     first = list(itertools.islice(made, 1))
     (job.out / "manifest.json").unlink(missing_ok=True)  # whoever finds none knows that the folder is unfinished
     record_path(job.out, video.name).unlink(missing_ok=True)
     clear_leftovers(job.out, video.name, maps=not before)
     writer = VideoFiles(job.out, video.name, job.label_set, key, job.overlay, lambda: video.fps() or job.fps, histogram=job.histogram)
-    pixels = hashlib.sha256()
     with writer as files:
-        for stem, frame, p in itertools.chain(first, made):
-            pixels.update(np.ascontiguousarray(frame).data)
-            files.write(job.product(stem, frame, p))
-            yield stem
+        for product in itertools.chain(first, made):
+            files.write(product)
+            yield product.stem
         files.finish({"input_sha256": pixels.hexdigest(), "defects": defects.to_dict(limit=None)})
     for left in before - {line["path"] for line in read_record(job.out, video.name) if "path" in line} if before else ():
         (job.out / left).unlink(missing_ok=True)  # of an earlier call with other settings
 
 
-def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
-    """Each frame with its distribution; models that lie on the CPU are brought to the GPU first, where there is one.
+def _finish(job: Job, pixels: "hashlib._Hash", one: Scored) -> Product:
+    """What is kept of a frame; its pixels join the hash of the video's."""
+    pixels.update(np.ascontiguousarray(one.frame).data)
+    return job.product(*one)
+
+
+def _smoothed(items: Iterator[Scored], reach: int) -> Iterator[Scored]:
+    """With the mean over `reach` neighbours on either side, which takes whole distributions."""
+    if not reach:
+        return items
+    labelled = (Labelled(stem, frame, scores.whole()) for stem, frame, scores in items)
+    return (Scored(stem, frame, WholeScores(p)) for stem, frame, p in window_mean(labelled, reach))
+
+
+def scored_frames(job: Job, video: str, frames: Frames) -> Iterator[Scored]:
+    """Each frame with its scores; models that lie on the CPU are brought to the GPU first, where there is one.
 
     Raises SemivssError for a model whose values are not finite, for frames of another size than an exported model takes, and where there
     is not memory enough.
@@ -144,12 +241,15 @@ def labelled_frames(job: Job, video: str, frames: Frames) -> Iterator[Labelled]:
     try:
         for model in job.models:
             if isinstance(model, nn.Module) and device_of(model).type == "cpu":
-                model.to(choose_accelerator())
+                model.to(own_device(choose_accelerator()))
         # an exported model takes one frame at a time, and answers at full size, which is much to hold for several
         batch = 1 if any(isinstance(model, OnnxModel) for model in job.models) else job.batch
-        for p in stream_distribution(job.models, job.shares, _noted(frames, waiting), job.views, batch, job.precision):
+        timed = [TimedModel(model, job.clock) for model in job.models]
+        ahead = _noted(read_ahead(frames, _READ), waiting)
+        fit = None if job.limit is None else partial(job.limit.fit, most=batch)
+        for scores in stream_scores(timed, job.shares, ahead, job.views, batch, job.precision, fit, job.out):
             done += 1
-            yield Labelled(*waiting.popleft(), p)
+            yield Scored(*waiting.popleft(), scores)
     except NotFiniteError as error:
         stem, digest = waiting[error.frame - done][0], job.made_from["models"][error.model]
         raise SemivssError(

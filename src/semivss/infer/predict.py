@@ -5,23 +5,22 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from semivss.data.clips import VideoDataset
-from semivss.data.codes import code_of_entropy
 from semivss.data.policy import DefectCounter, Policy
 from semivss.defaults import defaults
 from semivss.errors import SemivssError
+from semivss.infer.answers import read_answers
 from semivss.infer.inputs import InputVideo
 from semivss.infer.job import Job, Predicted, run_job
 from semivss.infer.manifest import made_from
+from semivss.infer.memory import limit_of
 from semivss.infer.onnx_model import without_doubt
+from semivss.infer.score_map import Scores
 from semivss.infer.stream import FrameModel, ensemble_shares
 from semivss.infer.stream import stream_distribution as stream_distribution
 from semivss.infer.views import views_from
 from semivss.infer.writer import Product
-from semivss.posterior import entropy
 from semivss.progress import say
 from semivss.settings import Predict
 
@@ -79,28 +78,12 @@ def predict(
         defaults(settings),
         partial(_product, settings=settings),
         precision=settings.precision,
+        limit=limit_of(models, settings),
         overlay=settings.overlay,
         fps=settings.fps,
     )
     return run_job(job, inputs, left_out)
 
 
-@torch.inference_mode()
-def _product(stem: str, frame: np.ndarray, p: Tensor, settings: Predict) -> Product:
-    probabilities: np.ndarray | None = None
-    match settings.probabilities:
-        case "uint8":
-            probabilities = (p * 255).round_().to(torch.uint8).cpu().numpy()
-        case "float16":
-            probabilities = p.half().cpu().numpy()
-    return Product(stem, frame, most_likely(p), entropy_codes(p) if settings.entropy else None, probabilities)
-
-
-def most_likely(p: Tensor) -> np.ndarray:
-    """The arg max of a distribution (C H W), uint8."""
-    return np.asarray(p.max(0).indices.to(torch.uint8).cpu())  # the same as argmax, in less than half of its time
-
-
-def entropy_codes(p: Tensor) -> np.ndarray:
-    """The codes of a distribution's entropy (C H W), uint16."""
-    return code_of_entropy(entropy(p[None])[0].float().cpu().numpy(), p.shape[0])
+def _product(stem: str, frame: np.ndarray, scores: Scores, settings: Predict) -> Product:
+    return Product(stem, frame, read_answers(scores, entropy=settings.entropy, probabilities=settings.probabilities))

@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float64
-from torch import Tensor
 
 from semivss.atomic import atomic_bytes
 from semivss.data.clips import VideoDataset
@@ -25,17 +22,17 @@ from semivss.data.pseudo import HISTOGRAM, KIND
 from semivss.defaults import defaults
 from semivss.errors import SemivssError
 from semivss.infer.alignment import aligned
+from semivss.infer.answers import read_answers
 from semivss.infer.inputs import InputVideo
 from semivss.infer.job import Job, Predicted, run_job
 from semivss.infer.manifest import made_from
+from semivss.infer.memory import limit_of
 from semivss.infer.onnx_model import without_doubt
-from semivss.infer.predict import entropy_codes, most_likely
+from semivss.infer.score_map import Scores
 from semivss.infer.stream import FrameModel, ensemble_shares
 from semivss.infer.views import views_from
 from semivss.infer.writer import Product, histogram_file, histogram_path
 from semivss.settings import PseudoLabels
-
-TOP_STRIDE = 8  # pixels a side of a cell of the likely classes
 
 
 def pseudo_label(
@@ -80,6 +77,7 @@ def pseudo_label(
         defaults(settings),
         partial(_product, settings=settings),
         precision=settings.precision,
+        limit=limit_of(models, settings),
         window=settings.window,
         histogram=True,
         keep_corrections=True,
@@ -89,22 +87,8 @@ def pseudo_label(
     return run_job(job, inputs, left_out)
 
 
-@torch.inference_mode()
-def _product(stem: str, frame: np.ndarray, p: Tensor, settings: PseudoLabels) -> Product:
-    return Product(
-        stem,
-        frame,
-        most_likely(p),
-        entropy_codes(p),
-        confidence=np.asarray((p.max(0).values * 255).round_().to(torch.uint8).cpu()) if settings.confidence else None,
-        top_classes=_top_classes(p, settings.top_classes) if settings.top_classes else None,
-    )
-
-
-def _top_classes(p: Tensor, count: int) -> np.ndarray:
-    """Ids (K h w) of the `count` classes, or as many as there are, with the largest mean probability in each cell."""
-    cells = F.avg_pool2d(p[None], TOP_STRIDE, ceil_mode=True, count_include_pad=False)[0]
-    return np.asarray(cells.topk(min(count, len(cells)), 0).indices.to(torch.uint8).cpu())
+def _product(stem: str, frame: np.ndarray, scores: Scores, settings: PseudoLabels) -> Product:
+    return Product(stem, frame, read_answers(scores, entropy=True, confidence=settings.confidence, top_classes=settings.top_classes))
 
 
 def _head(out: Path, label_set: LabelSet, videos: Sequence[str]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Models and videos in; class distributions out, one a frame, as a stream that holds one running sum."""
+"""Models and frames in; class distributions out, one a frame, as a stream."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from semivss.data.labels import LabelSet
 from semivss.errors import DataError, SemivssError
-from semivss.infer.views import View, Window
-from semivss.posterior import class_distribution
+from semivss.infer.score_map import FusedScores, ScoreMap, Scores
+from semivss.infer.views import Size, View, Window
 from semivss.tensors import Distribution, MaskLogits, PixelLogits
 from semivss.wording import counted
 
@@ -48,6 +49,16 @@ class NotFiniteError(Exception):
 
 
 @dataclass(frozen=True)
+class Fit:
+    """How frames of one size are worked on in the memory that there is (`memory.py`)."""
+
+    batch: int  # windows in a forward pass
+    dtype: torch.dtype = torch.float32  # of the score maps' sums
+    together: bool = True  # all models are in memory at once; else one after the other
+    spilled: int = 1  # frames whose score maps wait on disk while models take turns
+
+
+@dataclass(frozen=True)
 class _Piece:
     """One model's answer to one window of one frame."""
 
@@ -58,18 +69,21 @@ class _Piece:
     output: Output | None = None  # of this window alone; none = still to be computed
 
 
-def stream_distribution(
+def stream_scores(
     models: Sequence[FrameModel],
     weights: Sequence[float] | None,
     frames: Iterable[Frame],
     views: Sequence[View] = (View(),),
     batch: int = 4,
     precision: str = "32",
-) -> Iterator[Float[Tensor, "C _ _"]]:
-    """One class distribution per frame, in order, float32, on the models' device; it sums to 1 in each pixel.
+    fit: Callable[[Size], Fit] | None = None,
+    spill: Path | None = None,
+) -> Iterator[Scores]:
+    """The class distribution of each frame, in order, on the models' device, to be read before the next one is asked for.
 
-    Every window of every view of every model becomes a distribution first; flip, scale and windows are undone and the weighted mean
-    taken (windows equally, views equally, models by `weights`). One frame's sum is held at a time. Frames may differ in size.
+    A model's votes are added up over all windows of all views (windows equally, views equally), with flip, scale and windows undone, and
+    become a distribution then; the weighted mean over the models is the result. A per-pixel head votes with its softmax. Nothing as large
+    as a view's score map is held (`score_map.py`). Frames may differ in size.
 
     Args:
         models: in evaluation mode. Each gets uint8 frames and normalises for itself.
@@ -79,6 +93,8 @@ def stream_distribution(
         batch: most windows in a forward pass; windows of equal size run together, across views and, where one frame does not fill
             a batch, across frames.
         precision: "32" leaves the models' forward pass as it is; "bf16" runs it under autocast, with results in float32.
+        fit: of frames of a size, instead of `batch`; it may raise SemivssError.
+        spill: folder for score maps that wait while models take turns, if `fit` asks for that.
 
     Raises:
         SemivssError: models with different classes, or weights that are no weights.
@@ -86,12 +102,24 @@ def stream_distribution(
     """
     shares = ensemble_shares(models, weights)
     seen = 0
-    for chunk in _chunks(frames, views, batch):
+    for chunk, chosen in _chunks(frames, views, fit or (lambda size: Fit(batch))):
         try:
-            yield from _fused(models, shares, chunk, views, batch, precision)
+            yield from _fused(models, shares, chunk, views, chosen, precision, spill)
         except NotFiniteError as error:
             raise NotFiniteError(error.model, seen + error.frame) from None
         seen += len(chunk)
+
+
+def stream_distribution(
+    models: Sequence[FrameModel],
+    weights: Sequence[float] | None,
+    frames: Iterable[Frame],
+    views: Sequence[View] = (View(),),
+    batch: int = 4,
+    precision: str = "32",
+) -> Iterator[Float[Tensor, "C _ _"]]:
+    """As `stream_scores`, each distribution as one tensor, float32; it sums to 1 in each pixel."""
+    return (scores.whole() for scores in stream_scores(models, weights, frames, views, batch, precision))
 
 
 def ensemble_shares(models: Sequence[FrameModel], weights: Sequence[float] | None) -> list[float]:
@@ -123,57 +151,86 @@ def _same_classes(first: LabelSet, other: LabelSet, position: int) -> None:
     )
 
 
-def _chunks(frames: Iterable[Frame], views: Sequence[View], batch: int) -> Iterator[list[Tensor]]:
-    """Consecutive frames of one size, as many as fill a batch: one frame where its windows fill it alone."""
+def _chunks(frames: Iterable[Frame], views: Sequence[View], fit: Callable[[Size], Fit]) -> Iterator[tuple[list[Tensor], Fit]]:
+    """Consecutive frames of one size, as many as fill a batch (one frame where its windows fill it alone) or wait for the next model."""
     chunk: list[Tensor] = []
+    chosen, room = Fit(1), 1
     for frame in frames:
         image = torch.from_numpy(np.require(frame, requirements=["C", "W"])).permute(2, 0, 1)
-        size = (image.shape[1], image.shape[2])
-        room = max(1, batch // sum(len(view.windows(size)) for view in views))
-        if chunk and (chunk[0].shape != image.shape or len(chunk) >= room):
-            yield chunk
+        if chunk and chunk[0].shape != image.shape:
+            yield chunk, chosen
             chunk = []
+        if not chunk:
+            size = (image.shape[1], image.shape[2])
+            chosen = fit(size)
+            room = max(1, chosen.batch // sum(len(view.windows(size)) for view in views)) if chosen.together else chosen.spilled
         chunk.append(image)
         if len(chunk) >= room:
-            yield chunk
+            yield chunk, chosen
             chunk = []
     if chunk:
-        yield chunk
+        yield chunk, chosen
 
 
 def _fused(
-    models: Sequence[FrameModel], shares: Sequence[float], chunk: list[Tensor], views: Sequence[View], batch: int, precision: str
-) -> Iterator[Tensor]:
-    pieces = _pieces(models, chunk, views, batch, precision)
-    if len(chunk) > 1:  # at most one batch of windows a model, held as logits, so that the sums can be made one after the other
-        pieces = iter(sorted(pieces, key=lambda piece: piece.frame))
-    size = (chunk[0].shape[1], chunk[0].shape[2])
-    for _, group in itertools.groupby(pieces, key=lambda piece: piece.frame):
-        yield _sum(models, [share / len(views) for share in shares], group, size)
-
-
-@torch.inference_mode()
-def _sum(models: Sequence[FrameModel], shares: Sequence[float], pieces: Iterable[_Piece], size: tuple[int, int]) -> Tensor:
-    """The weighted mean of one frame's pieces, which are computed while this runs when `pieces` is lazy."""
-    total: Tensor | None = None
-    for piece in pieces:
-        assert piece.output is not None
-        p = class_distribution(piece.output, piece.view.map_size(piece.window, size), models[piece.model].rule)[0]
-        p = p if total is None else p.to(total.device)  # a model that is no torch module stays on the CPU
-        total = piece.view.add(total, p, piece.window, size, shares[piece.model])
-    assert total is not None
-    return total
-
-
-def _pieces(models: Sequence[FrameModel], chunk: list[Tensor], views: Sequence[View], batch: int, precision: str) -> Iterator[_Piece]:
-    """All pieces of a chunk with their outputs; windows of equal size go through a model together."""
-    size = (chunk[0].shape[1], chunk[0].shape[2])
+    models: Sequence[FrameModel],
+    shares: Sequence[float],
+    chunk: list[Tensor],
+    views: Sequence[View],
+    fit: Fit,
+    precision: str,
+    spill: Path | None,
+) -> Iterator[Scores]:
+    members: list[list[tuple[float, str, ScoreMap]]] = [[] for _ in chunk]
     for number, model in enumerate(models):
-        jobs = [_Piece(frame, number, view, window) for frame in range(len(chunk)) for view in views for window in view.windows(size)]
-        jobs.sort(key=lambda job: (job.window.height, job.window.width))
-        for _, group in itertools.groupby(jobs, key=lambda job: (job.window.height, job.window.width)):
-            for together in _batched(group, batch):
-                yield from _forward(model, together, chunk, precision)
+        maps = (
+            _votes(number, model, chunk, views, fit, precision)
+            if fit.together
+            else _in_turn(number, model, chunk, views, fit, precision, spill)
+        )
+        for frame, votes in enumerate(maps):
+            members[frame].append((shares[number], model.rule, votes))
+        del maps
+    while members:
+        yield FusedScores(members.pop(0))
+
+
+def _in_turn(
+    number: int, model: FrameModel, chunk: list[Tensor], views: Sequence[View], fit: Fit, precision: str, spill: Path | None
+) -> list[ScoreMap]:
+    """As `_votes`, frame by frame; the score maps go to disk, and then the model out of memory, where it can."""
+    maps: list[ScoreMap] = []
+    for frame, image in enumerate(chunk):
+        try:
+            maps += _votes(number, model, [image], views, fit, precision)
+        except NotFiniteError as error:
+            raise NotFiniteError(error.model, frame) from None
+        maps[-1].spill(spill)
+    if release := getattr(model, "release", None):
+        release()
+    return maps
+
+
+def _votes(number: int, model: FrameModel, chunk: list[Tensor], views: Sequence[View], fit: Fit, precision: str) -> list[ScoreMap]:
+    """One model's votes on each frame of a chunk."""
+    size = (chunk[0].shape[1], chunk[0].shape[2])
+    maps: list[ScoreMap] = []
+    for piece in _pieces(number, model, chunk, views, fit.batch, precision):
+        assert piece.output is not None
+        # after the first forward pass, for a model that is read on demand has no device before
+        maps = maps or [ScoreMap(size, len(model.label_set), device_of(model), fit.dtype) for _ in chunk]
+        maps[piece.frame].add(piece.output, piece.view, piece.window, 1 / len(views))
+    return maps
+
+
+def _pieces(number: int, model: FrameModel, chunk: list[Tensor], views: Sequence[View], batch: int, precision: str) -> Iterator[_Piece]:
+    """All pieces of a chunk with one model's outputs; windows of equal size go through it together."""
+    size = (chunk[0].shape[1], chunk[0].shape[2])
+    jobs = [_Piece(frame, number, view, window) for frame in range(len(chunk)) for view in views for window in view.windows(size)]
+    jobs.sort(key=lambda job: (job.window.height, job.window.width))
+    for _, group in itertools.groupby(jobs, key=lambda job: (job.window.height, job.window.width)):
+        for together in _batched(group, batch):
+            yield from _forward(model, together, chunk, precision)
 
 
 def _batched(items: Iterable[_Piece], size: int) -> Iterator[list[_Piece]]:

@@ -1,21 +1,22 @@
 """A frame in, the pictures a model looks at out (scaled, mirrored, cut into windows), and their distributions back on the frame's pixels.
 
 Scaling, mirroring and cutting act on rows and columns separately, and so does the way back: each output row is a weighted sum of at most
-two rows of a window, each column likewise (`Taps`). That makes the inverse exact, and no score map larger than one window is ever held.
-Letters: C classes, H W size of the frame, h w size of a window.
+two rows of a window, each column likewise (`Taps`), which `score_map.py` applies.
+Letters: H W size of the frame, h w size of a view, n positions of the frame along one axis.
 """
 
 import functools
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 
 from semivss.errors import RecipeError
-from semivss.posterior import STRIDE, covered_pixels
+from semivss.posterior import STRIDE
 from semivss.settings import Views
 
 Size = tuple[int, int]  # height, width
@@ -32,26 +33,13 @@ class Window:
     width: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Taps:
-    """How one axis of the frame is read from one window: output position `where.start + k` is the sum of two window positions."""
+    """How one axis of the frame is read from one window: position `where.start + k` of the frame is the sum of two window positions."""
 
-    where: slice  # output positions that this window reaches
-    first: Tensor  # window position, int64
-    second: Tensor
-    first_weight: Tensor  # float32; over all windows the weights of an output position sum to 1
-    second_weight: Tensor
-
-    def gather(self, p: Tensor, axis: int) -> Tensor:
-        """`p` with `axis` (negative) sampled at the output positions. A plain copy or flip where no mixing is needed."""
-        shape = (-1,) + (1,) * (-1 - axis)
-        device = p.device
-        out = p.index_select(axis, self.first.to(device))
-        if not bool((self.first_weight == 1).all()):
-            out = out * self.first_weight.to(device).view(shape)
-        if bool(self.second_weight.any()):
-            out = out + p.index_select(axis, self.second.to(device)) * self.second_weight.to(device).view(shape)
-        return out
+    where: slice  # positions of the frame that this window reaches
+    index: Int32[Tensor, "n 2"]  # window positions
+    weight: Float[Tensor, "n 2"]  # over all windows the weights of a position of the frame sum to 1
 
 
 @dataclass(frozen=True)
@@ -64,6 +52,7 @@ class View:
     stride: Size | None = None  # none = two thirds of the crop
     base: Size | None = None  # size at scale 1; none = the frame's own
     short_side: int | None = None  # instead of base: length of the shorter side at scale 1
+    sampling: Literal["exact", "direct"] = "exact"  # of a window's maps at the frame's pixels, see `score_map.py`
 
     def size(self, frame: Size) -> Size:
         """Size of the scaled view of a frame of size `frame`.
@@ -93,41 +82,11 @@ class View:
             frame = resized.round_().clamp_(0, 255).to(torch.uint8)
         return frame.flip(-1) if self.flip else frame
 
-    def map_size(self, window: Window, frame: Size) -> Size:
-        """Size at which the window's distribution is wanted by `add`.
+    def taps(self, window: Window, frame: Size) -> tuple[Taps, Taps]:
+        """How rows and columns of a frame of size `frame` are read from a window: undoes windows, mirror and scale.
 
-        A view in one piece is sampled at the frame's own pixels at once, one bilinear step instead of two, unless its maps would be
-        mistaken for those of an unscaled frame.
+        Exact, for all three act on rows and columns separately. Where windows overlap each counts equally.
         """
-        size = self.size(frame)
-        whole = (window.height, window.width) == size
-        cells = (math.ceil(size[0] / STRIDE), math.ceil(size[1] / STRIDE))
-        spans = covered_pixels(cells, size) == size and (size == frame or covered_pixels(cells, frame) == frame)
-        return frame if whole and spans else (window.height, window.width)
-
-    def add(
-        self, total: Float[Tensor, "C H W"] | None, p: Float[Tensor, "C h w"], window: Window, frame: Size, weight: float
-    ) -> Float[Tensor, "C H W"]:
-        """Undo window, flip and scale of a window's distribution `p` and add it, times `weight`, to the running sum (none = zero).
-
-        `p` has the size that `map_size` says. Where windows overlap each counts equally. The sum is written in place.
-        """
-        if tuple(p.shape[1:]) == frame and self._covers(window, frame):
-            p = p.flip(-1) if self.flip else p
-            if total is None:
-                return p * weight if weight != 1 else p
-            return total.add_(p, alpha=weight)
-        if total is None:
-            total = p.new_zeros(p.shape[0], *frame)
-        rows, columns = self._taps(window, frame)
-        part = columns.gather(rows.gather(p, -2), -1)
-        total[:, rows.where, columns.where].add_(part, alpha=weight)
-        return total
-
-    def _covers(self, window: Window, frame: Size) -> bool:
-        return (window.height, window.width) == self.size(frame)
-
-    def _taps(self, window: Window, frame: Size) -> tuple[Taps, Taps]:
         size = self.size(frame)
         tops, lefts = self._starts(size)
         rows = axis_taps(frame[0], size[0], tops, window.height, window.top, flip=False)
@@ -153,7 +112,8 @@ def views_from(settings: Views) -> tuple[View, ...]:
     if stride and not crop:
         raise RecipeError(f"views.stride {stride[0]}x{stride[1]} has no views.crop to step; set the crop too")
     flips = (False, True) if settings.flip else (False,)
-    return tuple(View(scale, flip, crop, stride, settings.base, settings.short_side) for scale in settings.scales for flip in flips)
+    rest = (settings.base, settings.short_side, settings.sampling)
+    return tuple(View(scale, flip, crop, stride, *rest) for scale in settings.scales for flip in flips)
 
 
 def default_stride(crop: Size) -> Size:
@@ -179,12 +139,12 @@ def axis_taps(out: int, length: int, begins: tuple[int, ...], window: int, start
     for index, part in ((first, 1 - share), (second, share)):
         inside = (index >= start) & (index < start + window)
         weights.append((part.float() / count[index]) * inside)
+    index, weight = torch.stack([first, second], 1), torch.stack(weights, 1)
     if flip:
-        first, second, weights = first.flip(0), second.flip(0), [weight.flip(0) for weight in weights]
-    touched = ((weights[0] > 0) | (weights[1] > 0)).nonzero().flatten()
+        index, weight = index.flip(0), weight.flip(0)
+    touched = (weight > 0).any(1).nonzero().flatten()
     where = slice(int(touched[0]), int(touched[-1]) + 1) if len(touched) else slice(0, 0)  # a tiny window of a large view may fall between
-    local = [(index - start).clamp(0, window - 1)[where] for index in (first, second)]
-    return Taps(where, local[0], local[1], weights[0][where], weights[1][where])
+    return Taps(where, (index - start).clamp(0, window - 1)[where].int(), weight[where].contiguous())
 
 
 def starts(length: int, crop: int, stride: int) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """A folder of predictions and one of optical flow in, TC out: how far neighbouring predictions agree along the flow."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,11 @@ from jaxtyping import Float32
 from semivss.data.clips import Clip, VideoDataset
 from semivss.data.images import read_mask
 from semivss.errors import DataError, DefectError
+from semivss.metrics.confusion import Confusion
 from semivss.metrics.consistency import FlowConsistency
+from semivss.metrics.gather import gathered
 from semivss.progress import track
+from semivss.ranks import rank, world_size
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,30 @@ def score_flow(predictions: Path, dataset: VideoDataset, flow: Path) -> FlowScor
     Raises:
         DataError: a prediction or flow file is missing, damaged, or does not fit the others in size.
     """
-    consistency = FlowConsistency(len(dataset.label_set))
-    pairs = sum(max(len(clip.stems) - 1, 0) for clip in dataset.clips)
-    steps = (step for clip in dataset.clips for step in _video(predictions, clip, flow, consistency))
-    for _ in track(steps, f"TC of {dataset.name}", total=pairs, unit="pairs"):
+    return _total(dataset, [_counts(predictions, dataset, flow)])
+
+
+def score_flow_together(predictions: Path, dataset: VideoDataset, flow: Path) -> FlowScore | None:
+    """As `score_flow`, with the videos dealt out to the processes that torchrun has started: the first has the score, the others none."""
+    parts = gathered(lambda: _counts(predictions, dataset, flow, rank(), world_size()))
+    return None if parts is None else _total(dataset, parts)
+
+
+def _counts(predictions: Path, dataset: VideoDataset, flow: Path, first: int = 0, step: int = 1) -> Confusion:
+    """Of every `step`-th video from number `first` on."""
+    consistency, own = FlowConsistency(len(dataset.label_set)), dataset.clips[first::step]
+    steps = (step for clip in own for step in _video(predictions, clip, flow, consistency))
+    for _ in track(steps, f"TC of {dataset.name}", total=_pairs(own), unit="pairs"):
         pass
-    return FlowScore(consistency.scores().miou, pairs)
+    return consistency.confusion
+
+
+def _total(dataset: VideoDataset, parts: Sequence[Confusion]) -> FlowScore:
+    return FlowScore(sum(parts, Confusion(len(dataset.label_set))).scores().miou, _pairs(dataset.clips))
+
+
+def _pairs(clips: Sequence[Clip]) -> int:
+    return sum(max(len(clip.stems) - 1, 0) for clip in clips)
 
 
 def _video(predictions: Path, clip: Clip, flow: Path, consistency: FlowConsistency) -> Iterator[None]:

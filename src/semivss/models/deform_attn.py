@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from semivss.full_precision import full_precision
 from semivss.models.deform_sample import Sizes, cell_centres, deformable_sample
-from semivss.models.linear import Linear, linear
+from semivss.models.linear_layers import Linear, linear
 
 
 class DeformableAttention(nn.Module):
@@ -75,7 +75,7 @@ class DeformableAttention(nn.Module):
         batch, count, _ = queries.shape
         with full_precision(value):
             shape = (batch, count, self.heads, self.maps, self.points)
-            weights = _exactly(self.attention_weights, queries).view(*shape[:3], -1).softmax(-1).view(shape)
+            weights = _softmax_of_few(_exactly(self.attention_weights, queries).view(*shape[:3], -1)).view(shape)
             offsets = _exactly(self.sampling_offsets, queries).view(*shape, 2)
             mixed = self.sample(value.to(offsets.dtype), sizes, places, offsets, weights)
         result: Tensor = self.output_proj(mixed.to(value.dtype))
@@ -87,6 +87,11 @@ def _exactly(layer: nn.Linear, x: Tensor) -> Tensor:
     dtype = torch.promote_types(layer.weight.dtype, torch.float32)
     product = linear if isinstance(layer, Linear) else F.linear
     return product(x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
+
+
+def _softmax_of_few(x: Float[Tensor, "*N few"]) -> Float[Tensor, "*N few"]:
+    """Over the last axis. On a CPU torch takes nine times as long over a dozen neighbouring numbers as over a dozen long rows."""
+    return torch.movedim(torch.movedim(x, -1, 0).contiguous().softmax(0), 0, -1)
 
 
 class PixelDecoderAttention(DeformableAttention):

@@ -139,10 +139,10 @@ Semantic segmentation of video frames into {len(names)} classes ({config["label_
 
 ```python
 from semivss.models.segmenter import Segmenter
-from semivss.posterior import class_distribution
+from semivss.posterior import pixel_distribution
 
 model = Segmenter.from_pretrained("this/folder")
-p = class_distribution(model(frames), frames.shape[-2:], model.rule)  # frames: uint8 RGB (B, 3, H, W); p sums to 1
+p = pixel_distribution(model(frames), frames.shape[-2:], model.rule)  # frames: uint8 RGB (B, 3, H, W); p sums to 1
 ```
 
 Or: `semivss predict this/folder VIDEO --out predictions`.

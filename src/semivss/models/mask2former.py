@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerPixelDecoder, Mask2FormerTransformerModule
 
 from semivss.class_rows import merge_rows
 from semivss.errors import RecipeError
 from semivss.models.deform_attn import PixelDecoderAttention
+from semivss.models.lean_decoder import decode
 from semivss.settings import Mask2FormerHead
 from semivss.tensors import MaskLogits
 
@@ -48,14 +51,25 @@ class Mask2Former(nn.Module):
     def forward(self, pyramid: Sequence[Tensor]) -> MaskLogits:
         """Logits at the finest map's size. Training mode adds those of the earlier layers, the one before the first layer included."""
         pixels = self.pixel_decoder(list(pyramid), output_hidden_states=False)
-        decoded = self.transformer(pixels.multi_scale_features, pixels.mask_features)
-        queries = decoded.intermediate_hidden_states if self.training else decoded.intermediate_hidden_states[-1:]
-        classes = self.classify(torch.stack(queries)).transpose(1, 2)  # layers, B, Q, rows + 1
-        if self._rows is not None:
-            classes = merge_rows(classes, self._rows, self._classes + 1)
-        masks = decoded.masks_queries_logits[-len(queries) :]
-        auxiliary = tuple(zip(classes[:-1].unbind(0), masks[:-1], strict=True))
-        return MaskLogits(classes[-1], masks[-1], pixels.mask_features, auxiliary)
+        if self.training or self._is_shared_out():
+            return self._all_layers(pixels.multi_scale_features, pixels.mask_features)
+        queries, masks = decode(self.transformer, pixels.multi_scale_features, pixels.mask_features)
+        return MaskLogits(self._merged(self.classify(queries)), masks, pixels.mask_features)
+
+    def _all_layers(self, maps: Sequence[Tensor], mask_features: Tensor) -> MaskLogits:
+        """By transformers' own module."""
+        decoded = self.transformer(maps, mask_features)
+        classes = self._merged(self.classify(torch.stack(decoded.intermediate_hidden_states)).transpose(1, 2))  # layers, B, Q, C + 1
+        auxiliary = tuple(zip(classes[:-1].unbind(0), decoded.masks_queries_logits[:-1], strict=True))
+        return MaskLogits(classes[-1], decoded.masks_queries_logits[-1], mask_features, auxiliary)
+
+    def _merged(self, rows: Float[Tensor, "*B Q R1"]) -> Float[Tensor, "*B Q C1"]:
+        """Class logits from the classifier's rows."""
+        return rows if self._rows is None else merge_rows(rows, self._rows, self._classes + 1)
+
+    def _is_shared_out(self) -> bool:
+        """Whether a layer's parameters are whole only while that layer is called (`train/sharding.py`)."""
+        return isinstance(next(self.transformer.decoder.layers.parameters()), DTensor)
 
     def units(self) -> list[nn.Module]:
         """The parts that `recompute` wraps one by one: transformers declares none."""

@@ -1,13 +1,14 @@
 """What every trunk is: normalised frames in, tokens of one grid of stride 16 out, block by block; and the parts that trunks share.
 
-Letters: B images, D width, H W rows and columns of patches, N = H * W, T tokens (class tokens first, then the N patches row by row).
+Letters: B images, D width, H W rows and columns of patches, N = H * W, T tokens (class tokens first, then the N patches row by row),
+G heads, Q queries (tokens, or others that look at them).
 """
 
 import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from semivss.models.positions import Grid
@@ -66,15 +67,15 @@ class FeedForward(nn.Module):
 
 
 def attend(
-    query: Float[Tensor, "B T D"],
+    query: Float[Tensor, "B Q D"],
     key: Float[Tensor, "B T D"],
     value: Float[Tensor, "B T D"],
     heads: int,
-    bias: Float[Tensor, "1 G T T"] | None = None,
-) -> Float[Tensor, "B T D"]:
-    """Softmax attention among tokens, G heads side by side in D; `bias` is added to the logits of every image."""
+    mask: Float[Tensor, "1 G Q T"] | Bool[Tensor, "B 1 Q T"] | None = None,
+) -> Float[Tensor, "B Q D"]:
+    """Softmax attention, G heads side by side in D. `mask` is a bias, added to the logits of every image, or says who may see whom."""
     query, key, value = (torch.unflatten(part, -1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 def drop_rates(rate: float, depth: int) -> list[float]:

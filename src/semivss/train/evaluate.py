@@ -8,12 +8,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from semivss.data.clips import VideoDataset
+from semivss.data.codes import relative_entropy
 from semivss.data.policy import DefectCounter, Pair, Policy, read_pair
-from semivss.infer.predict import stream_distribution
+from semivss.infer.answers import read_answers
+from semivss.infer.stream import stream_scores
 from semivss.infer.views import View
 from semivss.metrics.confusion import Confusion
 from semivss.models.segmenter import Segmenter
-from semivss.posterior import entropy
 from semivss.settings import Augment
 from semivss.train.panels import Row
 
@@ -65,7 +66,7 @@ def evaluate(
 ) -> tuple[Confusion, list[Row]] | None:
     """Single-view predictions of all frames against their masks, and `panel_frames` of them, evenly spread, as picture rows.
 
-    `batch` frames go through the model together, in `precision` as `stream_distribution` has it. Defects met under the policies skip and
+    `batch` frames go through the model together, in `precision` as `stream_scores` has it. Defects met under the policies skip and
     ignore are counted in `defects`. Returns none when `stopped` says so on the way.
     """
     classes = len(validation.dataset.label_set)
@@ -73,16 +74,16 @@ def evaluate(
     shown = set(np.linspace(0, len(validation.frames) - 1, panel_frames).round().astype(int).tolist()) if validation.frames else set()
     waiting: deque[tuple[int, Pair]] = deque()  # read ahead by the predictor
     frames = _frames(validation, waiting, defects)
-    for p in stream_distribution([model], None, frames, [validation.view], batch, precision):
+    for scores in stream_scores([model], None, frames, [validation.view], batch, precision):
         number, pair = waiting.popleft()
-        prediction = p.argmax(0).to("cpu").numpy().astype(np.uint8)
+        answers = read_answers(scores, entropy=number in shown)
         assert pair.labels is not None
-        confusion.update(pair.labels, prediction)
+        confusion.update(pair.labels, answers.labels)
         if number in shown:
             clip, index = validation.frames[number]
             name = f"{validation.dataset.clips[clip].name}/{validation.dataset.clips[clip].stems[index]}"
-            doubt = entropy(p[None])[0].to("cpu").numpy() / np.log(classes)
-            rows.append(Row(name, pair.frame, pair.labels, prediction, doubt.astype(np.float32)))
+            assert answers.codes is not None
+            rows.append(Row(name, pair.frame, pair.labels, answers.labels, relative_entropy(answers.codes).astype(np.float32)))
         if stopped():
             return None
     return confusion, rows

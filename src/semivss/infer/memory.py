@@ -1,0 +1,145 @@
+"""A limit on a process's memory, models and views in; how many windows go through together and how sums are held, out.
+
+What is counted: what the process holds before the models run; weights that are not in memory yet; the activations of one batch, with what
+the allocator keeps of freed blocks (`cost/forward_cost.py`); the frames' score maps; pictures and answers that wait in queues. Counting
+needs no values and takes about a second.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from semivss.cost.forward_cost import allocator_reserve, forward_cost
+from semivss.cost.model_cost import build_meta
+from semivss.errors import SemivssError
+from semivss.infer.on_demand import ModelOnDemand
+from semivss.infer.stream import Fit, FrameModel
+from semivss.infer.views import Size, View, Window, views_from
+from semivss.models.segmenter import Segmenter
+from semivss.posterior import STRIDE
+from semivss.progress import say_once
+from semivss.settings import Predict, PseudoLabels
+
+SPILL = 2 << 30  # bytes of score maps that may wait on disk while models take turns
+_QUEUED = 16  # pictures and answers that wait to be seen or written, at most
+_ROOM = 48 << 20  # bytes for everything small
+
+
+def resident() -> int:
+    """Bytes of this process in memory now."""
+    return _status("VmRSS")
+
+
+def peak() -> int:
+    """The most bytes that this process has held."""
+    return _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        raise SemivssError("a memory limit needs Linux, where /proc tells what a process holds; leave memory out") from None
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def readable(count: int) -> str:
+    """Such as 3.2 GB or 640 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def limit_of(models: Sequence[FrameModel], settings: Predict | PseudoLabels) -> "MemoryLimit | None":
+    """The limit that the settings ask for. Raises SemivssError where it cannot be obeyed."""
+    if settings.memory is None:
+        return None
+    probabilities = {"none": 0, "uint8": 1, "float16": 2}[settings.probabilities] if isinstance(settings, Predict) else 0
+    return MemoryLimit(settings.memory, models, views_from(settings.views), settings.precision, probabilities)
+
+
+class MemoryLimit:
+    """What a process may take, and what its models and views would."""
+
+    def __init__(self, limit: int, models: Sequence[FrameModel], views: Sequence[View], precision: str, probabilities: int = 0) -> None:
+        """
+        Args:
+            limit: bytes of the whole process, the interpreter and its libraries included.
+            models: those whose needs cannot be counted (exported ones) are taken to need none.
+            views: of each frame.
+            precision: of the forward pass, 32 or bf16.
+            probabilities: bytes that are written of each probability.
+        """
+        self._limit, self._models, self._views, self._precision, self._probabilities = limit, models, views, precision, probabilities
+        self._before = resident()
+        self._known = [model for model in models if isinstance(model, Segmenter | ModelOnDemand)]
+        self._twins = [build_meta(model.settings, model.label_set, "cpu").eval() for model in self._known]
+        self._columns = max((_columns(twin) for twin in self._twins), default=len(models[0].label_set))
+        self._activations = functools.cache(self._count_activations)
+        self.fit = functools.cache(self._fit)
+
+    def tell(self) -> None:
+        """What was really taken."""
+        say_once(f"memory: {readable(peak())} at the most, {readable(self._limit)} allowed")
+
+    def _fit(self, size: Size, most: int) -> Fit:
+        """For frames of `size`: up to `most` windows at a time, sums in half precision only if they must be.
+
+        Raises SemivssError if the least that is needed is more than the limit.
+        """
+        batches = [batch for batch in (most, *(1 << power for power in range(most.bit_length(), -1, -1))) if batch <= most]
+        tries = [(batch, torch.float32, True) for batch in batches] + [(1, torch.float16, True)]
+        if len(self._stored()) > 1:
+            tries += [(batch, torch.float32, False) for batch in batches] + [(1, torch.float16, False)]
+        for batch, dtype, together in tries:
+            needed = self._needed(size, batch, dtype, together)
+            if needed <= self._limit:
+                fit = Fit(batch, dtype, together, max(1, SPILL // (2 * math.prod(size) * len(self._models[0].label_set))))
+                say_once(f"memory for frames of {size[0]}x{size[1]}: {readable(needed)} expected of {readable(self._limit)}; {_words(fit)}")
+                return fit
+        raise SemivssError(
+            f"memory {readable(self._limit)} is too little for frames of {size[0]}x{size[1]}: {readable(needed)} are needed at least, "
+            f"{readable(self._before)} of them before the models run; allow more, cut smaller windows (views.crop) or take smaller scales"
+        )
+
+    def _stored(self) -> list[int]:
+        """Bytes of the weights that are not in memory for good."""
+        pairs = zip(self._known, self._twins, strict=True)
+        return [sum(tensor.nbytes for tensor in twin.state_dict().values()) for model, twin in pairs if isinstance(model, ModelOnDemand)]
+
+    def _needed(self, size: Size, batch: int, dtype: torch.dtype, together: bool) -> int:
+        classes, pixels = len(self._models[0].label_set), math.prod(size)
+        windows = [window for view in self._views for window in view.windows(size)]
+        largest = max(windows, key=lambda window: window.height * window.width)
+        frames = max(1, batch // len(windows)) + 1  # one is being read while the next is computed
+        total = pixels * classes * dtype.itemsize
+        tables = sum(map(self._table, windows))
+        maps = len(self._models) * (tables if 4 * tables <= total else total + total // 4 + self._table(largest))
+        pictures = 3 * max(math.prod(view.size(size)) for view in self._views)
+        answers = pixels * (3 + 7 + classes * self._probabilities)
+        stored = self._stored()
+        weights = (sum(stored) if together else max(stored)) if stored else 0
+        activations = self._activations((largest.height, largest.width), batch) if self._twins else 0
+        outputs = 2 * batch * self._table(largest)
+        return self._before + weights + activations + outputs + frames * maps + 5 * pictures + _QUEUED * answers + _ROOM
+
+    def _table(self, window: Window) -> int:
+        """Bytes of a window's maps."""
+        return 4 * self._columns * -(-window.height // STRIDE) * -(-window.width // STRIDE)
+
+    def _count_activations(self, window: Size, batch: int) -> int:
+        counted = max(forward_cost(twin, window, batch, self._precision).activations for twin in self._twins)
+        return counted + allocator_reserve(counted)
+
+
+def _columns(twin: Segmenter) -> int:
+    settings = twin.settings
+    return settings.mask2former.queries if settings.head == "mask2former" else len(twin.label_set)
+
+
+def _words(fit: Fit) -> str:
+    windows = "1 window" if fit.batch == 1 else f"{fit.batch} windows"
+    halves = ", sums in half precision" if fit.dtype == torch.float16 else ""
+    turns = "" if fit.together else f", models take turns every {fit.spilled} frames"
+    return f"{windows} at a time{halves}{turns}"
