@@ -50,6 +50,9 @@ class GivenPoints(ValidPixels):
 
     padding = "zeros"
 
+    def read_all(self, maps: Tensor, grid: Tensor) -> Tensor:
+        return self.read(maps[None], grid[None])[0].T
+
     def __init__(self, labels: Tensor, grids: list[Tensor]) -> None:
         super().__init__(labels, (-(-labels.shape[1] // 4), -(-labels.shape[2] // 4)))
         self._grids = iter(grids)

@@ -1,5 +1,6 @@
 """Points lie on valid pixels, uniformly, and carry the label of their pixel."""
 
+import pytest
 import torch
 
 from semivss.losses.points import ValidPixels
@@ -51,3 +52,11 @@ def test_reading_a_map_at_the_centre_of_its_cells_returns_them():
     torch.testing.assert_close(pixels.read(maps, grid), maps.flatten(2))
     corner = torch.full((2, 1, 2), -1.0)
     torch.testing.assert_close(pixels.read(maps, corner)[..., 0], maps[..., 0, 0])
+
+
+@pytest.mark.parametrize("size", [(32, 48), (13, 15)])  # the second one's maps hang over its edge
+def test_many_maps_are_read_as_one_by_one(size):
+    maps = torch.randn(5, -(-size[0] // 4), -(-size[1] // 4))
+    pixels = ValidPixels(torch.zeros(1, *size, dtype=torch.uint8), (maps.shape[1], maps.shape[2]))
+    points = pixels.draw(200)
+    torch.testing.assert_close(pixels.read_all(maps, points.grid[0]), pixels.read(maps[None], points.grid)[0].T)

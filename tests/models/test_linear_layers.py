@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from semivss.models import linear_layers
-from semivss.models.linear_layers import fast_linear
+from semivss.models.linear_layers import Linear, fast_linear, linear, train_faster
 
 CPU = torch.device("cpu")
 
@@ -67,3 +67,37 @@ def test_other_processors_and_devices_are_left_alone(monkeypatch, counted):
     with fast_linear(CPU):
         layer(x)
     assert counted == []
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 7)])
+@pytest.mark.parametrize("outputs", [4, 11])
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_are_torchs_up_to_rounding(shape, outputs, bias, monkeypatch):
+    monkeypatch.setattr(linear_layers, "SMALLEST", 0)
+    torch.manual_seed(0)
+    x, weight = torch.randn(shape, requires_grad=True), torch.randn(outputs, 7, requires_grad=True)
+    shift = torch.randn(outputs, requires_grad=True) if bias else None
+    results = [product(x, weight, shift) for product in (linear, F.linear)]
+    assert "Differentiable" in type(results[0].grad_fn).__name__
+    torch.testing.assert_close(*results)
+    weights = torch.randn(*shape[:-1], outputs)
+    wanted = [part for part in (x, weight, shift) if part is not None]
+    torch.testing.assert_close(*(torch.autograd.grad((result * weights).sum(), wanted) for result in results))
+
+
+def test_columns_and_a_frozen_weight_have_gradients(monkeypatch):
+    monkeypatch.setattr(linear_layers, "SMALLEST", 0)
+    x, weight = torch.randn(7, 5).T.requires_grad_(), torch.randn(3, 7)
+    linear(x, weight, None).sum().backward()
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(5, 7))
+    assert weight.grad is None
+
+
+@pytest.mark.parametrize("badly", [True, False])
+def test_plain_layers_alone_are_changed_and_only_where_it_pays(monkeypatch, badly):
+    monkeypatch.setattr(linear_layers, "_is_served_badly", lambda: badly)
+    model = nn.Sequential(nn.Linear(4, 4), nn.MultiheadAttention(4, 2), nn.Conv2d(1, 1, 1))
+    names = list(model.state_dict())
+    train_faster(model)
+    assert [type(one) is Linear for one in (model[0], model[1].out_proj, model[2])] == [badly, False, False]
+    assert list(model.state_dict()) == names

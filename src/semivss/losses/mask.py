@@ -109,10 +109,12 @@ def pair_costs(
         return masks.new_zeros(batch, layers, queries, 0)
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in targets], device=masks.device)
     points = pixels.draw(settings.points)
-    logits = pixels.read(masks.transpose(0, 1).flatten(1, 2), points.grid).view(batch, layers, queries, -1)
+    logits = torch.stack([pixels.read_all(masks[:, image].flatten(0, 1), points.grid[image]) for image in range(batch)])
     wanted = pixels.targets(points, torch.arange(batch, device=masks.device), ids).to(masks.dtype)
     probabilities = classes.softmax(-1).transpose(0, 1).gather(-1, ids[:, None, None].expand(-1, layers, queries, -1))
-    return matching_costs(logits, wanted, probabilities, (settings.class_weight, settings.mask_weight, settings.dice_weight))
+    return matching_costs(
+        logits.view(batch, -1, layers, queries), wanted, probabilities, (settings.class_weight, settings.mask_weight, settings.dice_weight)
+    )
 
 
 def point_losses(

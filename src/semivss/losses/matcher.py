@@ -31,7 +31,7 @@ class Matches:
 
 @torch.no_grad()
 def matching_costs(
-    logits: Float[Tensor, "B L Q K"],
+    logits: Float[Tensor, "B K L Q"],
     targets: Float[Tensor, "B T K"],
     probabilities: Float[Tensor, "B L Q T"],
     weights: tuple[float, float, float],
@@ -44,12 +44,12 @@ def matching_costs(
         probabilities: of each target's class, by each query.
         weights: of class, mask and dice.
     """
-    points = logits.shape[-1]
-    transposed = targets[:, None].transpose(-1, -2)
-    # BCE(x, y) = softplus(x) - x y: one product serves all pairs
-    bce = (F.softplus(logits).sum(-1, keepdim=True) - logits @ transposed) / points
+    points, queries = logits.shape[1], logits.shape[2:]
     masks = logits.sigmoid()
-    dice = 1 - (2 * masks @ transposed + 1) / (masks.sum(-1, keepdim=True) + targets.sum(-1)[:, None, None] + 1)
+    # BCE(x, y) = softplus(x) - x y: one product serves all pairs
+    at_targets, in_targets = (torch.unflatten(targets @ part.flatten(2), 2, queries).permute(0, 2, 3, 1) for part in (logits, masks))
+    bce = (F.softplus(logits).sum(1)[..., None] - at_targets) / points
+    dice = 1 - (2 * in_targets + 1) / (masks.sum(1)[..., None] + targets.sum(-1)[:, None, None] + 1)
     return -weights[0] * probabilities + weights[1] * bce + weights[2] * dice
 
 

@@ -63,6 +63,20 @@ class ValidPixels:
         """Bilinear (align_corners=False) values of each row's N maps at its points."""
         return F.grid_sample(maps, grid[:, None].to(maps.dtype), mode="bilinear", padding_mode=self.padding, align_corners=False)[:, :, 0]
 
+    @torch.no_grad()
+    def read_all(self, maps: Float[Tensor, "N h w"], grid: Float[Tensor, "K 2"]) -> Float[Tensor, "K N"]:
+        """`read` of many maps at the same points, without a gradient, a row a point: on a CPU a third of the time."""
+        if maps.device.type != "cpu":
+            return self.read(maps[None], grid[None])[0].T
+        (height, width), (x, y) = maps.shape[1:], grid.to(maps.dtype).T
+        columns, rows = (((x + 1) * width - 1) / 2).clamp(0, width - 1), (((y + 1) * height - 1) / 2).clamp(0, height - 1)
+        left, top = columns.floor(), rows.floor()
+        right, bottom = (left + 1).clamp_max(width - 1), (top + 1).clamp_max(height - 1)
+        cells = torch.stack([line * width + column for line in (top, bottom) for column in (left, right)], 1).int()
+        across, down = columns - left, rows - top
+        shares = torch.stack([high * wide for high in (1 - down, down) for wide in (1 - across, across)], 1)
+        return F.embedding_bag(cells, maps.flatten(1).T.contiguous(), mode="sum", per_sample_weights=shares)
+
     def targets(self, points: Points, image: Int64[Tensor, "M"], classes: Int64[Tensor, "M T"]) -> Float[Tensor, "M T K"]:
         """1 where row m's points (on image `image[m]`) show class `classes[m, t]`, else 0: the masks read at the nearest pixel."""
         return (points.labels[:, None] == classes[:, :, None]).float()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from semivss.full_precision import full_precision
 from semivss.models.deform_sample import Sizes, cell_centres, deformable_sample
+from semivss.models.linear_layers import Linear, linear
 
 
 class DeformableAttention(nn.Module):
@@ -81,10 +82,11 @@ class DeformableAttention(nn.Module):
         return result
 
 
-def _exactly(linear: nn.Linear, x: Tensor) -> Tensor:
+def _exactly(layer: nn.Linear, x: Tensor) -> Tensor:
     """The layer's result in float32 at least, whatever the type of its weights."""
-    dtype = torch.promote_types(linear.weight.dtype, torch.float32)
-    return F.linear(x.to(dtype), linear.weight.to(dtype), linear.bias.to(dtype))
+    dtype = torch.promote_types(layer.weight.dtype, torch.float32)
+    product = linear if isinstance(layer, Linear) else F.linear
+    return product(x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
 
 
 def _softmax_of_few(x: Float[Tensor, "*N few"]) -> Float[Tensor, "*N few"]:
