@@ -62,6 +62,11 @@ Preset = Annotated[str | None, typer.Option(help="Backbone with the sizes that n
 SizesFile = Annotated[Path | None, typer.Option("--config", help="JSON, TOML or mmseg Python file of sizes instead; it is never run.")]
 Weights = Annotated[str | None, typer.Option(help="Weight of each model, such as 2,1; equal by default.")]
 AnySplit = Annotated[str | None, typer.Option(help="Split of a data set in VSPW layout, such as test; by default every video.")]
+ViewsPreset = Annotated[
+    str | None, typer.Option("--views", help="Instead of the options below: single, fast, released (3 scales) or paper (8 scales).")
+]
+Whole = Annotated[bool, typer.Option("--whole", help="With --views or --budget: whole images instead of windows.")]
+Budget = Annotated[str | None, typer.Option(help="Time such as 2h or 45m: take the largest preset that fits, up to the one of --views.")]
 Scales = Annotated[str, typer.Option(help="Test-time scales, such as 0.75,1,1.25.")]
 Flip = Annotated[bool, typer.Option("--flip", help="Average with the flipped view.")]
 Crop = Annotated[str | None, typer.Option(help="Sliding window HEIGHTxWIDTH.")]
@@ -160,6 +165,9 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for label PNGs, entropy maps and overlays.")] = Path("predictions"),
     weights: Weights = None,
     split: AnySplit = None,
+    preset: ViewsPreset = None,
+    whole: Whole = False,
+    budget: Budget = None,
     scales: Scales = "1",
     flip: Flip = False,
     crop: Crop = None,
@@ -177,16 +185,18 @@ def predict(
     policy: Policy = "strict",
 ) -> None:
     """Segment video with one model or an ensemble. Takes videos, frame folders or a data set; finished videos are skipped."""
+    from semivss.presets import parse_budget
     from semivss.recipe import checked
     from semivss.settings import Predict
     from semivss.verbs import models_and_inputs, predict_paths
 
-    views = _views("predict", words, scales, flip, crop, stride, base, short_side, sampling)
+    time = None if budget is None else parse_budget(budget, up_to=preset, whole=whole)
+    views = _views("predict", words, preset, whole, time is not None, scales, flip, crop, stride, base, short_side, sampling)
     how = {"precision": precision, "memory": memory, "threads": threads, "compile": compiled}
     settings = checked(Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay, **how)
     shares = _numbers("--weights", weights) if weights else None
     models, inputs = models_and_inputs(words)
-    predict_paths(models, inputs, out, settings, weights=shares, split=split, policy=policy)
+    predict_paths(models, inputs, out, settings, weights=shares, split=split, policy=policy, budget=time)
 
 
 @app.command("pseudo-label")
@@ -195,6 +205,9 @@ def pseudo_label(
     out: Annotated[Path, typer.Option(help="Folder for pseudo labels and their entropies.")] = Path("pseudo"),
     weights: Weights = None,
     split: AnySplit = None,
+    preset: ViewsPreset = None,
+    whole: Whole = False,
+    budget: Budget = None,
     scales: Scales = "1",
     flip: Flip = False,
     crop: Crop = None,
@@ -219,11 +232,13 @@ def pseudo_label(
     policy: Policy = "strict",
 ) -> None:
     """Label video with one model or an ensemble, to train on. No threshold is applied yet. Finished videos are skipped."""
+    from semivss.presets import parse_budget
     from semivss.recipe import checked
     from semivss.settings import PseudoLabels
     from semivss.verbs import models_and_inputs, pseudo_label_paths
 
-    views = _views("pseudo-label", words, scales, flip, crop, stride, base, short_side, sampling)
+    time = None if budget is None else parse_budget(budget, up_to=preset, whole=whole)
+    views = _views("pseudo-label", words, preset, whole, time is not None, scales, flip, crop, stride, base, short_side, sampling)
     shares = _numbers("--weights", weights) if weights else ()
     extra = {
         "window": window,
@@ -238,7 +253,16 @@ def pseudo_label(
     settings = checked(PseudoLabels, "pseudo-label", views=views, weights=shares, **extra)
     models, inputs = models_and_inputs(words)
     pseudo_label_paths(
-        models, inputs, out, settings, split=split, policy=policy, align_to=align_to, align_split=align_split, align_list=align_list
+        models,
+        inputs,
+        out,
+        settings,
+        split=split,
+        policy=policy,
+        align_to=align_to,
+        align_split=align_split,
+        align_list=align_list,
+        budget=time,
     )
 
 
@@ -498,6 +522,9 @@ def weights_convert(
 def _views(
     verb: str,
     words: list[Path],
+    preset: str | None,
+    whole: bool,
+    within: bool,
     scales: str,
     flip: bool,
     crop: str | None,
@@ -506,12 +533,24 @@ def _views(
     short_side: int | None,
     sampling: str,
 ) -> "Views":
-    """The views that the options of `predict` and `pseudo-label` describe; and a first look at their words."""
+    """The views that the options of `predict` and `pseudo-label` describe; and a first look at their words.
+
+    `within` a budget they are found later, and these are the smallest ones.
+    """
+    from semivss.presets import preset_views
     from semivss.recipe import checked
     from semivss.settings import Views
 
     if len(words) < 2:
         raise SemivssError(f"{verb}: needs at least one model folder and one input; write semivss {verb} MODEL... INPUT")
+    given = {"--scales": scales != "1", "--flip": flip, "--crop": crop, "--stride": stride, "--base": base, "--short-side": short_side}
+    if (preset is not None or within) and (own := [option for option, value in given.items() if value]):
+        named = "--views" if preset is not None else "--budget"
+        raise SemivssError(f"{named} and {', '.join(own)}: presets bring sizes of their own; leave {named} or {', '.join(own)} out")
+    if whole and preset is None and not within:
+        raise SemivssError("--whole: goes with --views or --budget; views are whole images anyhow where there is no --crop")
+    if preset is not None or within:
+        return preset_views("single" if within or preset is None else preset, whole=whole).model_copy(update={"sampling": sampling})
     sizes = {"crop": _size("--crop", crop), "stride": _size("--stride", stride), "base": _size("--base", base)}
     return checked(Views, verb, scales=_numbers("--scales", scales), flip=flip, short_side=short_side, sampling=sampling, **sizes)
 

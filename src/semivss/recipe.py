@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import to_json
 
 from semivss.errors import RecipeError
+from semivss.presets import with_presets
 from semivss.settings import Data, Model, Predict, PseudoLabels, Score, Section, Semi, Settings, Source, Teacher, Toy, Train
 from semivss.wording import counted
 
@@ -101,6 +102,7 @@ def _with_base(path: Path, inner: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"{path}: cannot read the {whose} ({error.strerror}); give the path of a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML ({error}); mend that line") from error
+    tree = _expanded(tree, str(path))
     base = tree.pop("base", None)
     if base is None:
         return tree
@@ -131,9 +133,17 @@ def overridden(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
 def parse_recipe(tree: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """Check a nested mapping. Raises RecipeError as `load_recipe` does."""
     try:
-        return _strictly(Recipe, tree)
+        return _strictly(Recipe, _expanded(tree, where))
     except ValidationError as error:
         raise RecipeError(f"{where}: {_explain(error, Recipe)}") from error
+
+
+def _expanded(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The tree without names of presets; of each file before it is laid over another, so that a preset replaces all that lies below."""
+    try:
+        return with_presets(tree)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None
 
 
 def checked(section: type[Section], where: str, /, **values: Any) -> Section:

@@ -2,9 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from semivss.atomic import atomic_json, demand_folder, newest
 from semivss.data.clips import VideoDataset
@@ -16,14 +16,18 @@ from semivss.errors import DataError, RecipeError, SemivssError
 from semivss.hashes import split_hash
 from semivss.layout import final_models, is_of_a_run
 from semivss.metrics.score import Missing
+from semivss.presets import Budget
 from semivss.progress import say, say_once
 from semivss.recipe import Recipe, load_recipe
 from semivss.settings import Forward, Predict, PseudoLabels, Score, Source, Views
 from semivss.stage import versions
 
 if TYPE_CHECKING:
+    from semivss.infer.inputs import InputVideo
+    from semivss.infer.job import Job
     from semivss.infer.stream import FrameModel
 
+Labelling = TypeVar("Labelling", Predict, PseudoLabels)
 _PREDICTIONS = "predictions"
 
 
@@ -36,18 +40,24 @@ def predict_paths(
     weights: Sequence[float] | None = None,
     split: str | None = None,
     policy: Policy = "strict",
+    budget: Budget | None = None,
 ) -> None:
-    """Segment a data set, a frame folder or videos with model folders or exported files. Raises SemivssError for what cannot be read."""
+    """Segment a data set, a frame folder or videos with model folders or exported files; within a budget with views that are found for it.
+
+    Raises SemivssError for what cannot be read, and for a budget that is too small.
+    """
     demand_words(models, source, out, pseudo=False)
-    for hint in (ensemble_hint(models), views_hint(models, settings.views)):
+    for hint in (ensemble_hint(models), None if budget else views_hint(models, settings.views)):
         if hint:
             say_once(hint)
     from semivss.infer.inputs import open_inputs
-    from semivss.infer.predict import predict
+    from semivss.infer.predict import predict, predict_job
 
     members = _opened(models, settings)
     left_out = DefectCounter()
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
+    if budget is not None:
+        settings = _within(budget, settings, lambda chosen: predict_job(members, out, chosen, weights, policy=policy), inputs)
     predict(members, inputs, out, settings, weights=weights, policy=policy, left_out=left_out)
     say_once(f"predictions: {out}")
 
@@ -63,11 +73,15 @@ def pseudo_label_paths(
     align_to: Path | None = None,
     align_split: str = "train",
     align_list: str | None = None,
+    budget: Budget | None = None,
 ) -> None:
-    """Label a data set, a frame folder or videos with model folders or exported files. Raises SemivssError for what cannot be read."""
+    """Label a data set, a frame folder or videos with model folders or exported files; within a budget with views that are found for it.
+
+    Raises SemivssError for what cannot be read, and for a budget that is too small.
+    """
     demand_words(models, source, out, pseudo=True)
     from semivss.infer.inputs import open_inputs
-    from semivss.infer.pseudo import pseudo_label
+    from semivss.infer.pseudo import pseudo_job, pseudo_label
 
     members = _opened(models, settings)
     left_out = DefectCounter()
@@ -80,8 +94,20 @@ def pseudo_label_paths(
             )
         wanted = class_shares([labelled], policy)
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
+    if budget is not None:
+        settings = _within(budget, settings, lambda chosen: pseudo_job(members, out, chosen, policy=policy, wanted=wanted), inputs)
     pseudo_label(members, inputs, out, settings, policy=policy, left_out=left_out, wanted=wanted)
     say_once(f"pseudo labels: {out}; look at them with semivss pseudo inspect {out}")
+
+
+def _within(budget: Budget, settings: Labelling, job_of: "Callable[[Labelling], Job]", inputs: "Sequence[InputVideo]") -> Labelling:
+    """The settings with the largest views that fit the budget."""
+    from semivss.infer.budget import choose_views
+
+    def with_views(views: Views) -> Labelling:
+        return settings.model_copy(update={"views": views.model_copy(update={"sampling": settings.views.sampling})})
+
+    return with_views(choose_views(budget, lambda views: job_of(with_views(views)), inputs))
 
 
 def _opened(models: Sequence[Path], settings: Forward) -> "list[FrameModel]":

@@ -8,9 +8,10 @@ from semivss.accelerator import choose_accelerator
 from semivss.cost.forward_cost import allocator_reserve
 from semivss.cost.recipe_cost import Machine, training_memory
 from semivss.data.source import open_source
-from semivss.infer.memory import readable, resident
+from semivss.infer.memory import resident
 from semivss.ranks import world_size
 from semivss.recipe import Recipe
+from semivss.wording import readable
 
 
 def memory_line(recipe: Recipe, title: str) -> str:

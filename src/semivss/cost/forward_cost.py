@@ -56,6 +56,7 @@ def allocator_reserve(activations: int) -> int:
     """Bytes that glibc's malloc, as it is set by default, keeps of freed blocks while tensors of `activations` bytes come and go.
 
     It holds back up to 64 MiB at the end of its heap (twice its largest threshold for blocks of their own), and holes between
-    blocks of different sizes. The fifth and the limit for small models are measured (`benchmarks/forward_memory.py`).
+    blocks of different sizes. How large these are differs between models and from run to run: half of the live tensors, or four fifths
+    of few, is about what was measured (`benchmarks/forward_memory.py`).
     """
-    return min(64 * MIB + activations // 5, activations * 3 // 5)
+    return min(64 * MIB + activations // 2, activations * 4 // 5)

@@ -26,6 +26,7 @@ from semivss.data.labels import LabelSet
 from semivss.data.policy import Defect, DefectCounter, Policy
 from semivss.errors import DataError, DefectError, SemivssError
 from semivss.infer.ahead import map_behind, read_ahead
+from semivss.infer.estimate import Work, forecast
 from semivss.infer.finished import is_finished
 from semivss.infer.inputs import Frames, InputVideo, from_dataset
 from semivss.infer.manifest import summaries, versions, write_manifest
@@ -34,7 +35,7 @@ from semivss.infer.model_time import ModelClock, TimedModel
 from semivss.infer.onnx_model import FrameSizeError, OnnxModel
 from semivss.infer.score_map import Scores, WholeScores
 from semivss.infer.stream import FrameModel, NotFiniteError, device_of, stream_scores
-from semivss.infer.views import View
+from semivss.infer.views import View, demand_size
 from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers, clear_shared, overlay_path, read_record, record_path
 from semivss.lock import Crew, joined
 from semivss.out_of_memory import is_out_of_memory, not_fitting
@@ -127,7 +128,8 @@ def _make_all(job: Job, videos: Sequence[InputVideo], keys: dict[str, Any], left
     own: list[str] = []
     with closing(_shared_out(job, todo, keys, crew, own)) as steps:
         share = lambda: f"{job.clock.share():.0%} of the time in the model"  # noqa: E731
-        frames = sum(track(steps, job.title, total=total, note=share))
+        work = Work(job.models, job.views, job.batch, job.precision, job.out)
+        frames = sum(track(forecast(steps, work, todo, total, own), job.title, total=total, note=share))
     seconds, inside = job.clock.seconds(), job.clock.inside
     names = [video.name for video in videos]
     with crew.alone("manifest"):
@@ -186,13 +188,13 @@ def _shared_out(job: Job, todo: Sequence[InputVideo], keys: dict[str, Any], crew
                 with claim.begun() as dead:
                     if dead:
                         say(f"{video.name}: {dead} began it and is gone; what it left is cleared up and the video made here")
-                    for _ in _make_video(job, video, key):
+                    for _ in make_video(job, video, key):
                         yield True
         if idle:
             time.sleep(_LOOK_EVERY)
 
 
-def _make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[str]:
+def make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[str]:
     """Write one video; yields the stem of each frame when its turn is over.
 
     What an earlier call has made of it stays until the first frame is there to take its place: a model that fails at once costs nothing.
@@ -245,7 +247,7 @@ def scored_frames(job: Job, video: str, frames: Frames) -> Iterator[Scored]:
         # an exported model takes one frame at a time, and answers at full size, which is much to hold for several
         batch = 1 if any(isinstance(model, OnnxModel) for model in job.models) else job.batch
         timed = [TimedModel(model, job.clock) for model in job.models]
-        ahead = _noted(read_ahead(frames, _READ), waiting)
+        ahead = _noted(read_ahead(frames, _READ), waiting, job.views)
         fit = None if job.limit is None else partial(job.limit.fit, most=batch)
         for scores in stream_scores(timed, job.shares, ahead, job.views, batch, job.precision, fit, job.out):
             done += 1
@@ -267,8 +269,9 @@ def scored_frames(job: Job, video: str, frames: Frames) -> Iterator[Scored]:
         raise not_fitting(f"{video}, frame {done + 1}", f"{job.batch} windows at a time", remedies, device_of(job.models[0])) from error
 
 
-def _noted(frames: Frames, waiting: deque[tuple[str, np.ndarray]]) -> Iterator[np.ndarray]:
+def _noted(frames: Frames, waiting: deque[tuple[str, np.ndarray]], views: Sequence[View]) -> Iterator[np.ndarray]:
     for stem, frame in frames:
+        demand_size(views, (frame.shape[0], frame.shape[1]))
         waiting.append((stem, frame))
         yield frame
 

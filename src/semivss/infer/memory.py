@@ -23,6 +23,7 @@ from semivss.models.segmenter import Segmenter
 from semivss.posterior import STRIDE
 from semivss.progress import say_once
 from semivss.settings import Predict, PseudoLabels
+from semivss.wording import readable
 
 SPILL = 2 << 30  # bytes of score maps that may wait on disk while models take turns
 _QUEUED = 16  # pictures and answers that wait to be seen or written, at most
@@ -45,11 +46,6 @@ def _status(name: str) -> int:
     except OSError:
         raise SemivssError("a memory limit needs Linux, where /proc tells what a process holds; leave memory out") from None
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
-
-
-def readable(count: int) -> str:
-    """Such as 3.2 GB or 640 MB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def limit_of(models: Sequence[FrameModel], settings: Predict | PseudoLabels) -> "MemoryLimit | None":

@@ -59,15 +59,23 @@ def predict(
         SemivssError: models that do not fit together or whose output is not finite, a folder that cannot be written or is in use,
             outputs that would replace inputs, frames of another size than an exported model takes, or probabilities of labels.
     """
+    job = predict_job(models, out, settings, weights, policy=policy)
+    if (labels := without_doubt(models)) and settings.entropy:
+        say(f"{labels.path} gives labels alone: no entropy maps")
+    return run_job(job, inputs, left_out)
+
+
+def predict_job(
+    models: Sequence[FrameModel], out: Path, settings: Predict, weights: Sequence[float] | None = None, *, policy: Policy = "strict"
+) -> Job:
+    """What `predict` does with every video. Raises SemivssError as it does for models and settings."""
     if labels := without_doubt(models):
         if settings.probabilities != "none":
             raise SemivssError(f"{labels.path}: gives labels, no probabilities; leave them out, or export the model with --kind scores")
-        if settings.entropy:
-            say(f"{labels.path} gives labels alone: no entropy maps")
-            settings = settings.model_copy(update={"entropy": False})
+        settings = settings.model_copy(update={"entropy": False})
     settings = with_precision(settings, models)
     shares = ensemble_shares(models, weights)
-    job = Job(
+    return Job(
         "predict",
         "predict",
         models,
@@ -84,7 +92,6 @@ def predict(
         overlay=settings.overlay,
         fps=settings.fps,
     )
-    return run_job(job, inputs, left_out)
 
 
 def _product(stem: str, frame: np.ndarray, scores: Scores, settings: Predict) -> Product:

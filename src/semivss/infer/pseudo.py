@@ -59,6 +59,18 @@ def pseudo_label(
         DefectError: a damaged frame, under strict. Everything written before it stays.
         SemivssError: as `predict`; labelling again would write over a correction; or an exported model gives labels without entropies.
     """
+    return run_job(pseudo_job(models, out, settings, policy=policy, wanted=wanted), inputs, left_out)
+
+
+def pseudo_job(
+    models: Sequence[FrameModel],
+    out: Path,
+    settings: PseudoLabels,
+    *,
+    policy: Policy = "strict",
+    wanted: Float64[np.ndarray, "C"] | None = None,
+) -> Job:
+    """What `pseudo_label` does with every video. Raises SemivssError as it does for models and settings."""
     if labels := without_doubt(models):
         raise SemivssError(f"{labels.path}: gives labels alone, pseudo labels need entropies; export the model with --kind scores")
     if settings.align and wanted is None:
@@ -66,7 +78,7 @@ def pseudo_label(
     settings = with_precision(settings, models)
     shares = ensemble_shares(models, settings.weights or None)
     out, label_set = Path(out), models[0].label_set
-    job = Job(
+    return Job(
         "pseudo-label",
         "pseudo",
         models,
@@ -86,7 +98,6 @@ def pseudo_label(
         head=partial(_head, out, label_set),
         prepare=partial(aligned, wanted=wanted, strength=settings.align) if settings.align and wanted is not None else None,
     )
-    return run_job(job, inputs, left_out)
 
 
 def _product(stem: str, frame: np.ndarray, scores: Scores, settings: PseudoLabels) -> Product:

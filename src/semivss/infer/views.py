@@ -7,6 +7,7 @@ Letters: H W size of the frame, h w size of a view, n positions of the frame alo
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 
-from semivss.errors import RecipeError
+from semivss.errors import RecipeError, SemivssError
 from semivss.posterior import STRIDE
 from semivss.settings import Views
 
@@ -114,6 +115,18 @@ def views_from(settings: Views) -> tuple[View, ...]:
     flips = (False, True) if settings.flip else (False,)
     rest = (settings.base, settings.short_side, settings.sampling)
     return tuple(View(scale, flip, crop, stride, *rest) for scale in settings.scales for flip in flips)
+
+
+def demand_size(views: Sequence[View], frame: Size) -> None:
+    """Raise SemivssError for a view that scaling makes smaller than a cell of the coarsest features, on a side where the frame is not."""
+    for view in views:
+        start = view.base or frame
+        scale = view.scale if view.short_side is None else view.scale * view.short_side / min(frame)
+        if round(min(start) * scale) < SMALLEST <= min(start):
+            raise SemivssError(
+                f"scale {view.scale:g} makes a view of {start[0] * scale:.0f}x{start[1] * scale:.0f} pixels, and models need "
+                f"{SMALLEST} a side, the stride of their coarsest features; take larger scales, or a larger base or short side"
+            )
 
 
 def default_stride(crop: Size) -> Size:

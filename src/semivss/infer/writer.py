@@ -37,8 +37,8 @@ from semivss.infer.overlay import compose
 from semivss.infer.png16 import png16
 
 PROBABILITIES = "probabilities"
-_MAPS = (ENTROPY, PROBABILITIES, CONFIDENCE, TOP)  # folders with a folder for each video
-RESERVED = (*_MAPS, HISTOGRAMS, RECORDS)  # folders beside those of the videos
+MAPS = (ENTROPY, PROBABILITIES, CONFIDENCE, TOP)  # folders with a folder for each video
+RESERVED = (*MAPS, HISTOGRAMS, RECORDS)  # folders beside those of the videos
 _ENCODERS = 2  # threads that compress and write; the libraries let go of the interpreter meanwhile
 _AHEAD = 4  # frames that may wait for them
 
@@ -194,10 +194,10 @@ def clear_leftovers(out: Path, video: str, *, maps: bool) -> None:
     With `maps` also everything but the labels: without a record nobody knows by which settings it was written.
     """
     name = Path(video)
-    for folder in (out / name, *(out / kind / name for kind in _MAPS)):
+    for folder in (out / name, *(out / kind / name for kind in MAPS)):
         for path in (*folder.glob(".*.png.*.tmp"), *folder.glob(".*.npz.*.tmp")):  # an overlay would be that of a video inside this one
             path.unlink(missing_ok=True)
-    for path in (path for kind in _MAPS if maps for path in (out / kind / name).glob("*.*") if path.is_file()):
+    for path in (path for kind in MAPS if maps for path in (out / kind / name).glob("*.*") if path.is_file()):
         path.unlink(missing_ok=True)
     for target in (overlay_path(out, video), histogram_path(out, video), record_path(out, video)):
         for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
