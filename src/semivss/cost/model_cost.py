@@ -25,7 +25,7 @@ from semivss.models.deform_sample import NARROW, sample_as_table, sample_by_map
 from semivss.models.recompute import alter_recomputed
 from semivss.models.segmenter import Segmenter, crop_maps
 from semivss.models.zoo import build_segmenter
-from semivss.posterior import STRIDE, class_distribution
+from semivss.posterior import STRIDE
 from semivss.settings import Model
 from semivss.tensors import MaskLogits, PixelLogits
 
@@ -108,7 +108,7 @@ def step_cost(segmenter: Segmenter, crop: tuple[int, int], crops: int, *, bf16: 
 def prediction_cost(
     segmenter: Segmenter, window: tuple[int, int], batch: int, frame: tuple[int, int], *, bf16: bool = False
 ) -> PredictionCost:
-    """Windows of (height, width) pixels, `batch` at a time, each turned into a distribution of its size and added to that of `frame`."""
+    """Windows of (height, width) pixels, `batch` at a time, whose votes are added to the sum of a `frame`; tiles are too small to count."""
     segmenter.eval()
     meter = Meter()
     meter.hold(*segmenter.parameters(), *segmenter.buffers())
@@ -117,10 +117,11 @@ def prediction_cost(
         total = torch.empty(len(segmenter.label_set), *frame, device="meta")
         with MetaAutocast(inference=True) if bf16 else nullcontext():
             output = count_forward(segmenter, torch.empty(batch, 3, *window, dtype=torch.uint8, device="meta"), meter)
-        with meter.part("votes"):
-            p = class_distribution(_first_image(output), window, segmenter.rule)
-        del p, total
-    votes = meter.flops.pop("votes", 0)
+        maps = output.mask_logits if isinstance(output, MaskLogits) else output.logits
+        table = maps[0].flatten(1).t().contiguous()  # as score maps are read from it
+        del table, total
+    mixed = min(math.prod(window), math.prod(frame)) if isinstance(output, MaskLogits) else 0  # pixels, of queries into classes
+    votes = 2 * mixed * maps.shape[1] * len(segmenter.label_set)
     return PredictionCost(sum(meter.flops.values()) // batch + votes, meter.peak)
 
 
@@ -148,11 +149,3 @@ def _loss(output: MaskLogits | PixelLogits, labels: Tensor, settings: Model) -> 
         some = torch.empty(sum(counts), dtype=torch.int64, device="meta")
         matches = Matches(some, some, some, some, counts)
         return torch.stack([*matched_terms(classes, masks, matches, masks.new_ones(()), pixels, head).values()]).sum()
-
-
-def _first_image(output: MaskLogits | PixelLogits) -> MaskLogits | PixelLogits:
-    match output:
-        case PixelLogits():
-            return PixelLogits(output.logits[:1], output.pixel_features[:1], output.rows)
-        case MaskLogits():
-            return MaskLogits(output.class_logits[:1], output.mask_logits[:1], output.pixel_features[:1])
