@@ -75,7 +75,7 @@ def measure(case: dict) -> None:
     words = f"{case['backbone']}, Mask2Former, {crops} x {crop[0]}x{crop[1]}{how}"
     memory = train(settings, crop, crops, bf16, labels)
     show("peak memory of a training step", memory / 2**20, counted.peak / 2**20, "MiB", words)
-    with FlopCounterMode(display=False) as counter:  # a pass of its own: it keeps what recomputing would free
+    with FlopCounterMode(display=False, custom_mapping=BY_ONEDNN) as counter:  # a pass of its own: it keeps what recomputing would free
         train(settings, crop, crops, bf16, labels)
     show("operations of a training step", counter.get_total_flops() / 1e9, counted.total_flops / 1e9, "GFLOP", words)
     memory = predict(settings, crop, labels)
