@@ -190,7 +190,8 @@ def execute(step: Step, out: Path, recipe: Recipe, later: Sequence[Step] = (), *
     if step.recipe is not None and is_main_process():
         from semivss.cost.before_training import memory_line
 
-        say(memory_line(step.recipe, step.title))
+        with contextlib.suppress(SemivssError):  # of what cannot be trained, training itself tells
+            say(memory_line(step.recipe, step.title))
     try:
         step.make()
     except SemivssError:

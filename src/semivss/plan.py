@@ -19,12 +19,13 @@ from semivss.errors import SemivssError
 from semivss.hashes import classes_hash, pseudo_hash, split_hash
 from semivss.models.weights.lite0 import LITE0
 from semivss.recipe import FREE, Recipe, Sections, evaluation_sets
-from semivss.settings import SPEED, Forward, Predict, PseudoLabels, Source, Train
-from semivss.stage import FILES, Stage, flat
+from semivss.settings import SPEED, Predict, PseudoLabels, Source, Train
+from semivss.stage import AUTO, FILES, Stage, flat
+from semivss.threads import kept_threads
 from semivss.wording import counted
 
 if TYPE_CHECKING:
-    from semivss.models.segmenter import Segmenter
+    pass
 
 STAGES = ("teacher", "student", "pseudo-label", "retrain", "predict", "score", "report")
 
@@ -192,13 +193,15 @@ def _labelling(recipe: Recipe, models: Sequence[Path], source: Source, folder: P
         return hashes | _contents(recipe.pseudo) | flat(source.model_dump(mode="json", exclude={"weight"}), "source")
 
     def make() -> None:
+        from semivss.infer.execution import open_models
         from semivss.infer.pseudo import pseudo_label
 
-        members = _opened(models, recipe.pseudo)
         policy, wanted = recipe.data.policy, None
         if recipe.pseudo.align:
             wanted = class_shares([open_source(labelled, policy) for labelled in recipe.data.train], policy)
-        pseudo_label(members, open_source(source, policy), folder, recipe.pseudo, policy=policy, wanted=wanted)
+        with kept_threads():  # a training that follows has its own
+            members = open_models([model / "model" for model in models], recipe.pseudo)
+            pseudo_label(members, open_source(source, policy), folder, recipe.pseudo, policy=policy, wanted=wanted)
 
     def guard(changed: Sequence[str]) -> None:
         more_video = all(name == "frames" or name.startswith("source.") for name in changed)
@@ -225,21 +228,8 @@ def _contents(settings: Predict | PseudoLabels) -> dict[str, str]:
     """What the files of a stage depend on."""
     from semivss.infer.precision import with_precision
 
-    return flat(with_precision(settings).model_dump(mode="json", exclude=SPEED))
-
-
-def _opened(models: Sequence[Path], settings: Forward) -> "list[Segmenter]":
-    """The models of some stages, running as the settings say."""
-    from semivss.infer.compiled import demand_compiler
-
-    if settings.compile:
-        demand_compiler()
-    from semivss.infer.execution import prepare
-    from semivss.models.segmenter import Segmenter
-
-    members = [Segmenter.from_pretrained(model / "model") for model in models]
-    prepare(members, settings)
-    return members
+    contents = flat(with_precision(settings).model_dump(mode="json", exclude=SPEED))
+    return contents | ({"precision": AUTO + contents["precision"]} if settings.precision == "auto" else {})
 
 
 def _no_corrections(folder: Path) -> None:
@@ -305,10 +295,12 @@ def _prediction(title: str, models: Sequence[Path], source: Source, folder: Path
         return _contents(settings) | hashes | flat(source.model_dump(mode="json", exclude={"weight"}))
 
     def make() -> None:
+        from semivss.infer.execution import open_models
         from semivss.infer.predict import predict
 
-        members = _opened(models, settings)
-        predict(members, open_source(source, recipe.data.policy), folder, settings, policy=recipe.data.policy)
+        with kept_threads():  # a training that follows has its own
+            members = open_models([model / "model" for model in models], settings)
+            predict(members, open_source(source, recipe.data.policy), folder, settings, policy=recipe.data.policy)
 
     absent = flat(defaults(settings)) | flat(defaults(source))
     return Step("predict", title, folder, inputs, make, absent=absent, piecewise=True, reads=tuple(models))

@@ -32,7 +32,7 @@ ForwardPrecision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_bit
 
 
 def _bytes(value: object) -> object:
-    found = re.fullmatch(r"([0-9.]+)\s*([KMGT]?)(i?)B?", value, re.IGNORECASE) if isinstance(value, str) else None
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)(i?)B?", value, re.IGNORECASE) if isinstance(value, str) else None
     if found is None:
         return value
     factor = (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1 if found[2] else 0)

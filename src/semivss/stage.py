@@ -19,6 +19,7 @@ from semivss.progress import say
 from semivss.ranks import is_main_process
 
 LOOK_EVERY = 0.5  # seconds
+AUTO = "auto "  # begins the value of a setting that was left to the machine, in front of what it took
 FILES = "file."  # begins the names of inputs that are hashes of files outside the run
 _MANIFEST = "manifest.json"  # of a piecewise stage
 
@@ -160,11 +161,13 @@ class Stage:
     def _changed(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """Names of the inputs that differ. A training that has begun goes on with other frames; a finished one is asked about them.
 
-        A file that is no longer there, or that the stamp does not know yet, is no difference.
+        A file that is no longer there, or that the stamp does not know yet, is no difference; nor is any precision, where it is left to the
+        machine.
         """
         old = self._known(state)
         gone = {key for key in old.keys() ^ self.inputs.keys() if key.startswith(FILES)}
-        names = [key for key in sorted(old.keys() | self.inputs.keys()) if old.get(key) != self.inputs.get(key) and key not in gone]
+        every = sorted((old.keys() | self.inputs.keys()) - gone)
+        names = [key for key in every if not _agree(old.get(key), self.inputs.get(key))]
         return tuple(name for name in names if state["finished"] or not name.startswith("frames."))
 
     def _known(self, state: Mapping[str, Any]) -> dict[str, str]:
@@ -259,3 +262,10 @@ def _described(old: Mapping[str, str], new: Mapping[str, str], changed: Sequence
 def _short(value: str) -> str:
     """A value for people: the beginning of a SHA-256, anything else as it is."""
     return value[:12] if len(value) == 64 and set(value) <= set("0123456789abcdef") else value
+
+
+def _agree(old: str | None, new: str | None) -> bool:
+    """Whether two values of an input are the same. "auto 32" was left to the machine, which took 32."""
+    if old is None or new is None:
+        return old == new
+    return new.startswith(AUTO) or old.removeprefix(AUTO) == new

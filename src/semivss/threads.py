@@ -1,6 +1,8 @@
 """A wish for threads, or none, in; that many threads for torch's operators on the CPU."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from semivss.processor import physical_cores
 
@@ -16,3 +18,15 @@ def set_threads(wanted: int | None = None) -> None:
     if wanted is None and os.environ.get("OMP_NUM_THREADS"):
         return  # torch has heeded it
     torch.set_num_threads(wanted or max(1, physical_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
+
+
+@contextmanager
+def kept_threads() -> Iterator[None]:
+    """Whatever is set inside, the process has its number of threads again behind the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

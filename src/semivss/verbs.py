@@ -19,13 +19,12 @@ from semivss.metrics.score import Missing
 from semivss.presets import Budget
 from semivss.progress import say, say_once
 from semivss.recipe import Recipe, load_recipe
-from semivss.settings import Forward, Predict, PseudoLabels, Score, Source, Views
+from semivss.settings import Predict, PseudoLabels, Score, Source, Views
 from semivss.stage import versions
 
 if TYPE_CHECKING:
     from semivss.infer.inputs import InputVideo
     from semivss.infer.job import Job
-    from semivss.infer.stream import FrameModel
 
 Labelling = TypeVar("Labelling", Predict, PseudoLabels)
 _PREDICTIONS = "predictions"
@@ -50,10 +49,11 @@ def predict_paths(
     for hint in (ensemble_hint(models), None if budget else views_hint(models, settings.views)):
         if hint:
             say_once(hint)
+    from semivss.infer.execution import open_models
     from semivss.infer.inputs import open_inputs
     from semivss.infer.predict import predict, predict_job
 
-    members = _opened(models, settings)
+    members = open_models([model_path(path) for path in models], settings)
     left_out = DefectCounter()
     inputs = open_inputs(source, split=split, policy=policy, left_out=left_out)
     if budget is not None:
@@ -80,10 +80,11 @@ def pseudo_label_paths(
     Raises SemivssError for what cannot be read, and for a budget that is too small.
     """
     demand_words(models, source, out, pseudo=True)
+    from semivss.infer.execution import open_models
     from semivss.infer.inputs import open_inputs
     from semivss.infer.pseudo import pseudo_job, pseudo_label
 
-    members = _opened(models, settings)
+    members = open_models([model_path(path) for path in models], settings)
     left_out = DefectCounter()
     wanted = None
     if align_to is not None:
@@ -108,23 +109,6 @@ def _within(budget: Budget, settings: Labelling, job_of: "Callable[[Labelling], 
         return settings.model_copy(update={"views": views.model_copy(update={"sampling": settings.views.sampling})})
 
     return with_views(choose_views(budget, lambda views: job_of(with_views(views)), inputs))
-
-
-def _opened(models: Sequence[Path], settings: Forward) -> "list[FrameModel]":
-    """The models; several ones under a limit of memory are not read before it is known whether there is room for all."""
-    from semivss.infer.compiled import demand_compiler
-
-    if settings.compile:
-        demand_compiler()
-    from semivss.infer.execution import prepare
-    from semivss.infer.on_demand import ModelOnDemand
-    from semivss.infer.onnx_model import open_model
-
-    paths = [model_path(path) for path in models]
-    waits = settings.memory is not None and len(paths) > 1
-    members: list[FrameModel] = [ModelOnDemand(path) if waits and path.is_dir() else open_model(path) for path in paths]
-    prepare(members, settings)
-    return members
 
 
 def export_paths(

@@ -121,6 +121,20 @@ def test_a_second_call_makes_only_what_has_changed(tmp_path: Path) -> None:
     assert np.abs(read_frame(out / "data/a/origin/000.jpg") - (255.0 - smooth(5)[1::2, 1::2])).mean() < 5
 
 
+def test_frames_whose_names_begin_alike_keep_their_copies(tmp_path: Path) -> None:
+    source, out = vspw(tmp_path / "big"), tmp_path / "small"
+    pictures = source / "data" / "a" / "origin"
+    for name in ("000.b", "[0]"):
+        Image.fromarray(smooth(4)).save(pictures / f"{name}.jpg")
+    assert cache_copies(source, out, 48) == 8
+    for time in range(5):
+        os.utime(pictures / "000.jpg", (time, time))
+        (out / "data" / "a" / "mask" / "001.png").unlink()
+        cache_copies(source, out, 48)
+        assert {path.stem for path in (out / "data" / "a" / "origin").iterdir()} == {"000", "001", "002", "000.b", "[0]"}
+        assert (out / "data" / "a" / "mask" / "001.png").exists()
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     source = vspw(tmp_path / "big")
     with pytest.raises(DataError, match="lies in the data set"):

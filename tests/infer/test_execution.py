@@ -13,7 +13,7 @@ from semivss.defaults import defaults
 from semivss.errors import SemivssError
 from semivss.infer import compiled, precision
 from semivss.infer.compiled import compile_model, demand_compiler
-from semivss.infer.execution import prepare
+from semivss.infer.execution import open_models
 from semivss.infer.manifest import made_from
 from semivss.infer.on_demand import ModelOnDemand
 from semivss.infer.precision import with_precision
@@ -55,12 +55,12 @@ def test_folders_of_versions_before_count_as_float32_and_settings_of_speed_as_no
 
 
 def test_models_are_given_the_room_for_biases_that_settings_allow(tmp_path):
-    own = model()
-    prepare([own], Predict(bias_cache=0.25))
+    path = tmp_path / "model"
+    model().save_pretrained(path)
+    (own,) = open_models([path], Predict(bias_cache=0.25))
     assert [memory.limit for memory in biases_of(own)] == [LIMIT // 4]
-    own.save_pretrained(tmp_path / "model")
-    waiting = ModelOnDemand(tmp_path / "model")
-    prepare([waiting], Predict())
+    waiting, _ = open_models([path, path], Predict(memory=1 << 32))
+    assert isinstance(waiting, ModelOnDemand)
     with waiting.lent() as lent:
         assert [memory.limit for memory in biases_of(lent)] == [0]
 

@@ -122,6 +122,7 @@ def test_less_memory_takes_fewer_windows_at_a_time_then_half_precision_then_turn
     size, views = (480, 640), (View(), View(2.0, flip=True))  # as many windows as make a full sum smaller than their maps
     before = resident()
     monkeypatch.setattr(memory, "resident", lambda: before)
+    monkeypatch.setattr(memory, "SPILLED", 2)
     needs = {
         (batch, dtype, together): MemoryLimit(1, models, views, "32")._needed(size, batch, dtype, together)
         for batch in (1, 2, 4)
@@ -133,7 +134,9 @@ def test_less_memory_takes_fewer_windows_at_a_time_then_half_precision_then_turn
         assert (fit.batch, fit.dtype, fit.together) == wanted
     fit = MemoryLimit(needs[1, torch.float16, True] - 1, models, views, "32").fit(size, 4)
     assert not fit.together
-    assert fit.spilled == (2 << 30) // (2 * math.prod(size) * 5)
+    assert fit.spilled == 2
+    limit = MemoryLimit(1 << 40, models, views, "32", window=2)
+    assert limit._needed(size, 1, torch.float32, True) - needs[1, torch.float32, True] == 7 * 4 * 5 * math.prod(size)
     least = min(needs.values())
     with pytest.raises(SemivssError, match=r"is too little for frames of 480x640: .* are needed at least.*views\.crop"):
         MemoryLimit(least - 1, models, views, "32").fit(size, 4)

@@ -397,3 +397,11 @@ def test_a_record_of_before_a_setting_existed_is_finished(tmp_path):
     record.write_text(json.dumps(older) + "\n" + rest)
     assert predict([ColorModel()], inputs, out, QUICK).skipped == ("video",)
     assert predict([ColorModel()], inputs, out, QUICK.model_copy(update={"precision": "bf16"})).predicted == ("video",)
+
+
+def test_a_precision_that_is_left_to_the_machine_makes_nothing_anew(tmp_path: Path) -> None:
+    source, out = frame_folder(tmp_path / "clip"), tmp_path / "out"
+    predict([ColorModel()], open_inputs(source), out, QUICK.model_copy(update={"precision": "bf16"}))
+    assert predict([ColorModel()], open_inputs(source), out, QUICK.model_copy(update={"precision": "auto"})).skipped == ("clip",)
+    assert manifest(out)["made_from"]["precision"] == "32"
+    assert predict([ColorModel()], open_inputs(source), out, QUICK.model_copy(update={"precision": "32"})).predicted == ("clip",)

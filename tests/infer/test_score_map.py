@@ -152,6 +152,17 @@ def test_direct_sampling_leaves_queries_out_that_are_sure_of_no_class() -> None:
         assert votes._kept[0].sheet.table.shape[1] == kept
 
 
+def test_a_window_in_which_no_query_is_of_a_class_is_unsure_of_all() -> None:
+    classes = torch.tensor([[[-9.0] * CLASSES + [9.0]] * QUERIES])
+    masks = torch.randn(1, QUERIES, 10, 14)
+    for sampling in ("exact", "direct"):
+        votes = ScoreMap((40, 54), CLASSES, CPU)
+        view = View(1.5, sampling=sampling)
+        votes.add(MaskLogits(classes, masks, masks[:, :1]), view, view.windows((40, 54))[0], 1.0)
+        p = FusedScores(((1.0, "spread", votes),)).whole()
+        torch.testing.assert_close(p, torch.full_like(p, 1 / CLASSES), atol=1e-4, rtol=0)
+
+
 def test_rows_that_count_for_one_class_are_merged_before_the_softmax() -> None:
     rows, size = (0, 1, 1, 2, 3, 4, 0), (33, 41)
 

@@ -6,6 +6,7 @@ finished video, in ``<out>/.cache``, holds its files' sizes and times, and SHA-2
 frames anew whose files have changed.
 """
 
+import glob
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -163,8 +164,9 @@ def _copy(
     stem, sources = clip.stems[index], list(_sources(clip, index))
     state = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sources if path.exists()]
     copied = target.frames / f"{stem}.jpg"
-    kept = [path for path in target.frames.glob(f"{stem}.*") if not path.name.startswith(".")]
-    if kept and before.get(stem, {}).get("sources") == state:
+    kept = [path for path in target.frames.glob(f"{glob.escape(stem)}.*") if path.stem == stem]
+    whole = bool(kept) and (not clip.is_labelled(index) or (target.masks / f"{stem}.png").exists())
+    if whole and before.get(stem, {}).get("sources") == state:
         return dict(before[stem])
     pair, found = read_pair(clip, index, policy)
     defects.add(found)

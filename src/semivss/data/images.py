@@ -176,7 +176,7 @@ def _plain_jpeg(data: bytes) -> UInt8[np.ndarray, "H W 3"] | None:
             return None
         encoded = sys.modules["torch"].frombuffer(bytearray(data), dtype=sys.modules["torch"].uint8)
         decoded: np.ndarray = torchvision.io.decode_jpeg(encoded).permute(1, 2, 0).numpy()
-    except (RuntimeError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (AttributeError, RuntimeError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # half imported, or no such JPEG
         return None
     return decoded
 

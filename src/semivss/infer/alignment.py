@@ -76,7 +76,7 @@ def _kept(job: Job, videos: Sequence[InputVideo], wanted: Float64[np.ndarray, "C
 
 
 def _mean_distribution(job: Job, videos: Sequence[InputVideo]) -> Float64[np.ndarray, "C"]:
-    single = replace(job, views=(replace(job.views[0], scale=1.0, flip=False, crop=None, stride=None),))
+    single = replace(job, views=(replace(job.views[0], scale=1.0, flip=False),))
     total, pixels = np.zeros(len(job.label_set)), 0
     for video in track(videos, "look at the classes", total=len(videos), unit="videos"):
         sample = (pair for number, pair in enumerate(video.frames(_overlook)) if number % EVERY == 0)

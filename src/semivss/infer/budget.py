@@ -19,10 +19,10 @@ from filelock import FileLock
 from semivss.atomic import atomic_json
 from semivss.errors import SemivssError
 from semivss.infer.estimate import Work, frame_size
-from semivss.infer.finished import is_finished
 from semivss.infer.inputs import Frames, InputVideo, OnDefect
 from semivss.infer.job import Job, make_video
 from semivss.infer.model_time import ModelClock
+from semivss.infer.on_demand import ModelOnDemand
 from semivss.presets import Budget
 from semivss.progress import say_once
 from semivss.ranks import world_size
@@ -68,6 +68,9 @@ def choose_views(budget: Budget, job_of: Callable[[Views], Job], videos: Sequenc
             return budget.views[kept]
         began = time.perf_counter()
         expected = _expected(budget, jobs, videos)
+        for model in jobs[next(iter(jobs))].models:
+            if isinstance(model, ModelOnDemand):
+                model.release()  # whoever counts memory next counts its weights
         left = max(0.0, budget.seconds - (time.perf_counter() - began))
         fitting = [name for name, one in expected.items() if one.timed and one.seconds <= left]
         if not fitting:
@@ -104,7 +107,7 @@ def _kept(out: Path, budget: Budget, jobs: Mapping[str, Job], videos: Iterable[I
 
 
 def _is_finished(job: Job, video: InputVideo) -> bool:
-    return is_finished(job.out, video.name, job.made_from | {"input": video.identity()}, absent=job.absent)
+    return job.is_finished(video.name, job.made_from | {"input": video.identity()})
 
 
 def _expected(budget: Budget, jobs: Mapping[str, Job], videos: Sequence[InputVideo]) -> dict[str, Expected]:
@@ -143,7 +146,7 @@ def _count(videos: Sequence[InputVideo]) -> int:
 
 
 def _work(job: Job) -> Work:
-    return Work(job.models, job.views, job.batch, job.precision, job.out)
+    return Work(job.models, job.views, job.batch, job.precision, job.out, job.limit)
 
 
 def seconds_a_frame(job: Job, videos: Sequence[InputVideo], target: float = TIMED, *, warm: bool = False) -> float:

@@ -15,8 +15,9 @@ from semivss.cost.forward_cost import forward_cost
 from semivss.cost.model_cost import build_meta
 from semivss.errors import DefectError
 from semivss.infer.inputs import InputVideo
+from semivss.infer.memory import MemoryLimit
 from semivss.infer.on_demand import ModelOnDemand
-from semivss.infer.stream import FrameModel
+from semivss.infer.stream import Fit, FrameModel
 from semivss.infer.views import Size, View
 from semivss.infer.writer import MAPS, overlay_path
 from semivss.models.segmenter import Segmenter
@@ -38,14 +39,16 @@ class Work:
     batch: int
     precision: str
     out: Path
+    limit: MemoryLimit | None = None
 
     def windows(self, frame: Size) -> list[Size]:
         """Sizes of the windows that each model sees of a frame of size `frame`."""
         return [(window.height, window.width) for view in self.views for window in view.windows(frame)]
 
     def frames_at_a_time(self, frame: Size) -> int:
-        """How many frames of a size fill a batch of windows, and are ready together therefore."""
-        return max(1, self.batch // len(self.windows(frame)))
+        """How many frames of a size are ready together: those that fill a batch of windows, or wait while models take turns."""
+        fit = Fit(self.batch) if self.limit is None else self.limit.fit(frame, most=self.batch)
+        return max(1, fit.batch // len(self.windows(frame))) if fit.together else fit.spilled
 
 
 @dataclass(frozen=True)

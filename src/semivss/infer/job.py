@@ -83,6 +83,7 @@ class Job:
     absent: dict[str, Any]  # what holds of parts of `made_from` that records of an earlier version do not name
     product: Callable[[str, np.ndarray, Scores], Product]  # of stem, frame and scores
     precision: str = "32"
+    automatic: bool = False  # the precision was left to the machine: a video made in another one stays
     limit: MemoryLimit | None = None  # on the memory of the process
     window: int = 0  # frames on either side that join a distribution
     overlay: str = "none"
@@ -97,6 +98,11 @@ class Job:
     @property
     def label_set(self) -> LabelSet:
         return self.models[0].label_set
+
+    def is_finished(self, video: str, key: dict[str, Any], tell: Callable[[str], None] | None = None) -> bool:
+        """Whether the video was made from `key`. Raises as `finished.is_finished`, which see."""
+        asked = {name: value for name, value in key.items() if not (self.automatic and name == "precision")}
+        return is_finished(self.out, video, asked, keep_corrections=self.keep_corrections, absent=self.absent, tell=tell)
 
 
 def run_job(job: Job, inputs: VideoDataset | Sequence[InputVideo], left_out: DefectCounter | None) -> Predicted:
@@ -113,7 +119,7 @@ def run_job(job: Job, inputs: VideoDataset | Sequence[InputVideo], left_out: Def
     identities = {video.name: video.identity() for video in videos}
     inputs_hash = hashlib.sha256(json.dumps(identities).encode()).hexdigest()
     device = choose_accelerator()
-    threads = {} if device == "cuda" else {"threads (OMP_NUM_THREADS)": torch.get_num_threads()}  # sums in another order: other last bits
+    threads = {} if device == "cuda" else {"threads (--threads)": torch.get_num_threads()}  # sums in another order: other last bits
     terms = {"input videos": inputs_hash, "policy": job.policy, "device": device, **threads, "versions": versions()}
     with joined(job.out, job.made_from | terms) as crew:
         job = job.prepare(job, videos, crew) if job.prepare else job
@@ -128,7 +134,7 @@ def _make_all(job: Job, videos: Sequence[InputVideo], keys: dict[str, Any], left
     own: list[str] = []
     with closing(_shared_out(job, todo, keys, crew, own)) as steps:
         share = lambda: f"{job.clock.share():.0%} of the time in the model"  # noqa: E731
-        work = Work(job.models, job.views, job.batch, job.precision, job.out)
+        work = Work(job.models, job.views, job.batch, job.precision, job.out, job.limit)
         frames = sum(track(forecast(steps, work, todo, total, own), job.title, total=total, note=share))
     seconds, inside = job.clock.seconds(), job.clock.inside
     names = [video.name for video in videos]
@@ -162,7 +168,7 @@ def _is_finished(job: Job, crew: Crew, video: str, key: dict[str, Any]) -> bool:
     """Whether the video is finished; one that another worker holds at the moment counts as not finished."""
     with crew.claim(video) as claim:
         tell = say if crew.first else None
-        return claim is not None and is_finished(job.out, video, key, keep_corrections=job.keep_corrections, absent=job.absent, tell=tell)
+        return claim is not None and job.is_finished(video, key, tell)
 
 
 def _shared_out(job: Job, todo: Sequence[InputVideo], keys: dict[str, Any], crew: Crew, own: list[str]) -> Generator[bool, None, None]:
@@ -181,7 +187,7 @@ def _shared_out(job: Job, todo: Sequence[InputVideo], keys: dict[str, Any], crew
                     continue
                 idle = False
                 key = keys[video.name]
-                if is_finished(job.out, video.name, key, keep_corrections=job.keep_corrections, absent=job.absent):
+                if job.is_finished(video.name, key):
                     yield from itertools.repeat(False, video.count() or 0)
                     continue
                 own.append(video.name)

@@ -8,6 +8,7 @@ needs no values and takes about a second.
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ from semivss.progress import say_once
 from semivss.settings import Predict, PseudoLabels
 from semivss.wording import readable
 
-SPILL = 2 << 30  # bytes of score maps that may wait on disk while models take turns
+SPILL = 2 << 30  # bytes of score maps that may wait on disk while models take turns, and ...
+SPILLED = 64  # ... frames, each of which is an open file a model
 _QUEUED = 16  # pictures and answers that wait to be seen or written, at most
 _ROOM = 48 << 20  # bytes for everything small
 
@@ -53,13 +55,19 @@ def limit_of(models: Sequence[FrameModel], settings: Predict | PseudoLabels) -> 
     if settings.memory is None:
         return None
     probabilities = {"none": 0, "uint8": 1, "float16": 2}[settings.probabilities] if isinstance(settings, Predict) else 0
-    return MemoryLimit(settings.memory, models, views_from(settings.views), settings.precision, probabilities)
+    window = settings.window if isinstance(settings, PseudoLabels) else 0
+    views = views_from(settings.views)
+    if isinstance(settings, PseudoLabels) and settings.align:
+        views = (*views, replace(views[0], scale=1.0, flip=False))  # which the alignment looks at
+    return MemoryLimit(settings.memory, models, views, settings.precision, probabilities=probabilities, window=window)
 
 
 class MemoryLimit:
     """What a process may take, and what its models and views would."""
 
-    def __init__(self, limit: int, models: Sequence[FrameModel], views: Sequence[View], precision: str, probabilities: int = 0) -> None:
+    def __init__(
+        self, limit: int, models: Sequence[FrameModel], views: Sequence[View], precision: str, *, probabilities: int = 0, window: int = 0
+    ) -> None:
         """
         Args:
             limit: bytes of the whole process, the interpreter and its libraries included.
@@ -67,8 +75,10 @@ class MemoryLimit:
             views: of each frame.
             precision: of the forward pass, 32 or bf16.
             probabilities: bytes that are written of each probability.
+            window: frames on either side that join a distribution.
         """
-        self._limit, self._models, self._views, self._precision, self._probabilities = limit, models, views, precision, probabilities
+        self._limit, self._models, self._views, self._precision = limit, models, views, precision
+        self._probabilities, self._window = probabilities, window
         self._before = resident()
         self._known = [model for model in models if isinstance(model, Segmenter | ModelOnDemand)]
         self._twins = [build_meta(model.settings, model.label_set, "cpu").eval() for model in self._known]
@@ -87,13 +97,13 @@ class MemoryLimit:
         """
         batches = [batch for batch in (most, *(1 << power for power in range(most.bit_length(), -1, -1))) if batch <= most]
         tries = [(batch, torch.float32, True) for batch in batches] + [(1, torch.float16, True)]
-        if len(self._stored()) > 1:
+        if sum(isinstance(model, ModelOnDemand) for model in self._models) > 1:
             tries += [(batch, torch.float32, False) for batch in batches] + [(1, torch.float16, False)]
         for batch, dtype, together in tries:
             needed = self._needed(size, batch, dtype, together)
             if needed <= self._limit:
                 self._leave_to_biases(self._limit - needed)
-                fit = Fit(batch, dtype, together, max(1, SPILL // (2 * math.prod(size) * len(self._models[0].label_set))))
+                fit = Fit(batch, dtype, together, self._spilled(size))
                 say_once(f"memory for frames of {size[0]}x{size[1]}: {readable(needed)} expected of {readable(self._limit)}; {_words(fit)}")
                 return fit
         raise SemivssError(
@@ -107,26 +117,36 @@ class MemoryLimit:
         for memory in memories:
             memory.shrink(room // len(memories))
 
+    def _spilled(self, size: Size) -> int:
+        """Frames that wait while models take turns."""
+        return max(1, min(SPILLED, SPILL // (2 * math.prod(size) * len(self._models[0].label_set) * len(self._models))))
+
     def _stored(self) -> list[int]:
         """Bytes of the weights that are not in memory for good."""
         pairs = zip(self._known, self._twins, strict=True)
-        return [sum(tensor.nbytes for tensor in twin.state_dict().values()) for model, twin in pairs if isinstance(model, ModelOnDemand)]
+        missing = [twin for model, twin in pairs if isinstance(model, ModelOnDemand) and not model.is_loaded]
+        return [sum(tensor.nbytes for tensor in twin.state_dict().values()) for twin in missing]
 
     def _needed(self, size: Size, batch: int, dtype: torch.dtype, together: bool) -> int:
         classes, pixels = len(self._models[0].label_set), math.prod(size)
         windows = [window for view in self._views for window in view.windows(size)]
         largest = max(windows, key=lambda window: window.height * window.width)
-        frames = max(1, batch // len(windows)) + 1  # one is being read while the next is computed
+        frames = max(1, batch // len(windows)) + 1 if together else 1  # one is being read while the next is computed
         total = pixels * classes * dtype.itemsize
         tables = sum(map(self._table, windows))
-        maps = len(self._models) * (tables if 4 * tables <= total else total + total // 4 + self._table(largest))
+        maps = tables if 4 * tables <= total and together else total + total // 4 + self._table(largest)
+        maps = maps * len(self._models) if together else maps + 2 * pixels * classes  # in half precision on its way to disk
+        smoothed = 4 * pixels * classes * (2 * self._window + 3) if self._window else 0  # whole distributions, their sum and a warped one
+        waiting = 0 if together else 3 * pixels * self._spilled(size)
         pictures = 3 * max(math.prod(view.size(size)) for view in self._views)
         answers = pixels * (3 + 7 + classes * self._probabilities)
         stored = self._stored()
         weights = (sum(stored) if together else max(stored)) if stored else 0
         activations = self._activations((largest.height, largest.width), batch) if self._twins else 0
         outputs = 2 * batch * self._table(largest)
-        return self._before + weights + activations + outputs + frames * maps + 5 * pictures + _QUEUED * answers + _ROOM
+        return (
+            self._before + weights + activations + outputs + frames * maps + smoothed + waiting + 5 * pictures + _QUEUED * answers + _ROOM
+        )
 
     def _table(self, window: Window) -> int:
         """Bytes of a window's maps."""

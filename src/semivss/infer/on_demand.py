@@ -27,6 +27,11 @@ class ModelOnDemand:
         self._model: Segmenter | None = None
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether it is in memory now."""
+        return self._model is not None
+
+    @property
     def rule(self) -> str:
         """How its mask votes become a distribution."""
         return self.settings.rule

@@ -48,7 +48,7 @@ def predict(
         models: one, or an ensemble of models of the same classes. They are set to evaluation mode and,
             where they lie on the CPU, moved to the machine's GPU if it has one; they stay there.
         inputs: a data set, or what `open_inputs` found.
-        out: folder; one process at a time writes into it.
+        out: folder; other processes with the same job share the videos.
         settings: views, and what to write.
         weights: one a model, any scale; none = equal.
         policy: strict stops at the first frame that cannot be read; skip and ignore leave it out and count it.
@@ -73,7 +73,7 @@ def predict_job(
         if settings.probabilities != "none":
             raise SemivssError(f"{labels.path}: gives labels, no probabilities; leave them out, or export the model with --kind scores")
         settings = settings.model_copy(update={"entropy": False})
-    settings = with_precision(settings, models)
+    automatic, settings = settings.precision == "auto", with_precision(settings, models)
     shares = ensemble_shares(models, weights)
     return Job(
         "predict",
@@ -88,6 +88,7 @@ def predict_job(
         defaults(settings),
         partial(_product, settings=settings),
         precision=settings.precision,
+        automatic=automatic,
         limit=limit_of(models, settings),
         overlay=settings.overlay,
         fps=settings.fps,

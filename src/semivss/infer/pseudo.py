@@ -75,7 +75,7 @@ def pseudo_job(
         raise SemivssError(f"{labels.path}: gives labels alone, pseudo labels need entropies; export the model with --kind scores")
     if settings.align and wanted is None:
         raise SemivssError("pseudo.align needs labelled frames to take the shares of the classes from; name their data set")
-    settings = with_precision(settings, models)
+    automatic, settings = settings.precision == "auto", with_precision(settings, models)
     shares = ensemble_shares(models, settings.weights or None)
     out, label_set = Path(out), models[0].label_set
     return Job(
@@ -91,6 +91,7 @@ def pseudo_job(
         defaults(settings),
         partial(_product, settings=settings),
         precision=settings.precision,
+        automatic=automatic,
         limit=limit_of(models, settings),
         window=settings.window,
         histogram=True,

@@ -209,8 +209,9 @@ def _sheet(output: MaskLogits | PixelLogits | Distribution, window: Size, least:
             return replace(_laid_out(output.p[0], window, _unchanged, None), covered=window)
         case MaskLogits():
             maps, mix = output.mask_logits[0].float(), query_classes(output.class_logits)[0]
-            sure = mix.amax(1) >= least
-            if least and not bool(sure.all()):
+            best = mix.amax(1)
+            sure = best >= min(least, float(best.max()))  # the surest one stays: windows without any object exist
+            if not bool(sure.all()):
                 maps, mix = maps[sure], mix[sure]
             return _laid_out(maps, window, torch.sigmoid_, mix)
 

@@ -79,7 +79,7 @@ def stream_scores(
     fit: Callable[[Size], Fit] | None = None,
     spill: Path | None = None,
 ) -> Iterator[Scores]:
-    """The class distribution of each frame, in order, on the models' device, to be read before the next one is asked for.
+    """The class distribution of each frame, in order, on the models' device; each may be read once, by any thread.
 
     A model's votes are added up over all windows of all views (windows equally, views equally), with flip, scale and windows undone, and
     become a distribution then; the weighted mean over the models is the result. A per-pixel head votes with its softmax. Nothing as large

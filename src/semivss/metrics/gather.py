@@ -28,12 +28,11 @@ def gathered(find: Callable[[], Found]) -> list[Found] | None:
     found = _attempt(find)
     every: list[Found | SemivssError] | None = [found] * world_size() if is_main_process() else None
     dist.gather_object(found, every)
-    if every is None:
-        return None
-    for one in every:
-        if isinstance(one, SemivssError):
-            raise one
-    return [one for one in every if not isinstance(one, SemivssError)]
+    failed = [next((one for one in every or () if isinstance(one, SemivssError)), None)]
+    dist.broadcast_object_list(failed)
+    if failed[0] is not None:
+        raise failed[0] if is_main_process() else SystemExit(2)
+    return None if every is None else [one for one in every if not isinstance(one, SemivssError)]
 
 
 def _attempt(find: Callable[[], Found]) -> Found | SemivssError:
