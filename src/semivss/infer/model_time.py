@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from semivss.data.labels import LabelSet
+from semivss.infer.on_demand import ModelOnDemand
 from semivss.infer.stream import FrameModel, Output
 
 
@@ -50,6 +51,8 @@ class TimedModel:
         return self._model.parameters()
 
     def __call__(self, frames: UInt8[Tensor, "B 3 H W"]) -> Output:
+        if isinstance(self._model, ModelOnDemand):
+            self._model.load()  # reading a folder is no computing
         began = time.perf_counter()
         try:
             return self._model(frames)
