@@ -68,6 +68,11 @@ def with_presets(tree: Mapping[str, Any]) -> dict[str, Any]:
 
     What else is wrong with the tree is left to whoever checks it. Raises RecipeError for an unknown name, or settings beside it.
     """
+    for name, section in tree.items():
+        if isinstance(section, dict) and isinstance(section.get("views"), dict) and "whole" in section["views"] and not _names_one(section):
+            raise RecipeError(
+                f"key '{name}.views.whole': goes with a preset ({', '.join(PRESETS)}); other views are whole unless they have a crop"
+            )
     named = {name: section for name, section in tree.items() if _names_one(section)}
     return {**tree, **{name: {**section, "views": _expanded(f"{name}.views", section["views"])} for name, section in named.items()}}
 

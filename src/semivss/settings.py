@@ -33,6 +33,8 @@ ForwardPrecision = Annotated[Literal["auto", "32", "bf16"], BeforeValidator(_bit
 
 def _bytes(value: object) -> object:
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)(i?)B?", value, re.IGNORECASE) if isinstance(value, str) else None
+    if found is None and isinstance(value, str):
+        raise ValueError(f"is no size, got {value!r}; write one such as 4GB or 500MB")
     if found is None:
         return value
     factor = (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1 if found[2] else 0)

@@ -68,6 +68,8 @@ def cache_copies(source: Path, out: Path, short_side: int, *, quality: int = 95,
         DefectError: a damaged file, under strict; what was made before it stays.
     """
     source, out = Path(source), Path(out)
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder; give a data set in the VSPW layout or one with {FILE_NAME}")
     root = source if source.is_dir() else source.parent
     if out.resolve() == root.resolve() or root.resolve() in out.resolve().parents:
         raise DataError(f"{out}: lies in the data set that is read; choose another folder")
@@ -91,7 +93,8 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
             before = json.loads(file.read_text())
         except ValueError:
             before = {}
-        if changed := [name for name in job if before.get(name) != job[name]]:
+        changed = [f"{name} ({before.get(name)}, not {job[name]})" for name in job if before.get(name) != job[name]]
+        if changed and any(path.name != file.name for path in file.parent.iterdir()):
             raise DataError(f"{out}: holds copies made with other {', '.join(changed)}; choose another folder")
     elif any(entry for entry in out.iterdir() if not entry.name.startswith(".")):
         raise DataError(f"{out}: is not empty; choose a new folder")

@@ -11,6 +11,7 @@ from semivss.errors import SemivssError
 from semivss.progress import say
 
 _CACHE = "TORCHINDUCTOR_CACHE_DIR"
+_GIVEN = os.environ.get(_CACHE)  # asked before torch names a folder that the next start of the machine empties
 _SIZES = 64  # of windows, that a model is compiled for; any more run uncompiled
 
 
@@ -28,7 +29,7 @@ def compile_model(model: Any) -> None:
     """Let torch.compile make a segmenter's forward pass, in place: weights and their names stay. Say what that costs."""
     import torch._dynamo
 
-    os.environ.setdefault(_CACHE, str(cache_folder()))
+    os.environ[_CACHE] = _GIVEN or str(cache_folder())
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _SIZES)
     warnings.filterwarnings("ignore", module=r"torch\._dynamo")  # its notes on what it leaves uncompiled
     model.compile(dynamic=False)

@@ -29,7 +29,7 @@ from semivss.wording import readable
 SPILL = 2 << 30  # bytes of score maps that may wait on disk while models take turns, and ...
 SPILLED = 64  # ... frames, each of which is an open file a model
 _QUEUED = 16  # pictures and answers that wait to be seen or written, at most
-_ROOM = 48 << 20  # bytes for everything small
+_ROOM = 128 << 20  # bytes for everything small, and what the count is off by: a limit that is nearly used up was missed by up to 0.1 GB
 
 
 def resident() -> int:
@@ -88,7 +88,9 @@ class MemoryLimit:
 
     def tell(self) -> None:
         """What was really taken."""
-        say_once(f"memory: {readable(peak())} at the most, {readable(self._limit)} allowed")
+        over = peak() - self._limit
+        told = f"; {readable(over)} too much, for the count was too low: leave more room below the limit" if over > 0 else ""
+        say_once(f"memory: {readable(peak())} at the most, {readable(self._limit)} allowed{told}")
 
     def _fit(self, size: Size, most: int) -> Fit:
         """For frames of `size`: up to `most` windows at a time, sums in half precision only if they must be.
