@@ -21,3 +21,8 @@ def local_rank() -> int:
 def world_size() -> int:
     """How many processes torchrun has started, on all machines; 1 without it."""
     return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def machine_processes() -> int:
+    """How many processes torchrun has started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)

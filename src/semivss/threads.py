@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from semivss.processor import physical_cores
+from semivss.ranks import machine_processes
 
 
 def set_threads(wanted: int | None = None) -> None:
@@ -17,7 +18,7 @@ def set_threads(wanted: int | None = None) -> None:
 
     if wanted is None and os.environ.get("OMP_NUM_THREADS"):
         return  # torch has heeded it
-    torch.set_num_threads(wanted or max(1, physical_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
+    torch.set_num_threads(wanted or max(1, physical_cores() // machine_processes()))
 
 
 @contextmanager

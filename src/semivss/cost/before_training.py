@@ -9,9 +9,11 @@ from semivss.cost.forward_cost import allocator_reserve
 from semivss.cost.recipe_cost import Machine, training_memory
 from semivss.data.source import open_source
 from semivss.infer.memory import resident
-from semivss.ranks import world_size
+from semivss.ranks import machine_processes, world_size
 from semivss.recipe import Recipe
 from semivss.wording import readable
+
+_CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells a container its limits
 
 
 def memory_line(recipe: Recipe, title: str) -> str:
@@ -28,6 +30,8 @@ def memory_line(recipe: Recipe, title: str) -> str:
         parts["activations"] += allocator_reserve(parts["activations"])
         held = resident() if Path("/proc/self/status").exists() else 0
     needed, free = sum(parts.values()), _free(device)
+    if free is not None and device == "cpu":
+        free //= machine_processes()  # that train together, each with a share of the machine's memory
     listed = [f"{readable(held)} held already"] if held else []
     listed += [f"{name} {readable(parts[name])}" for name in sorted(parts, key=lambda name: -parts[name])[:3]]
     told = f"{title}: {readable(held + needed)} of memory expected ({', '.join(listed)})"
@@ -38,14 +42,19 @@ def memory_line(recipe: Recipe, title: str) -> str:
         return told
     remedies = [] if recipe.model.recompute else ["model.recompute = true"]
     remedies += ['train.precision = "bf16"'] if recipe.train.precision == "32" else []
-    remedies += ["a lower train.batch with a higher train.accumulate"]
-    return f"{told}: it may not fit; what helps: {' or '.join(remedies)}"
+    remedies += ["a lower train.batch with a higher train.accumulate", "a smaller data.augment.crop"]
+    return f"{told}: it may not fit; what helps: {' or '.join(remedies[:3])}"
 
 
 def _free(device: str) -> int | None:
-    """Bytes; none where the system does not tell."""
+    """Bytes, within what a container may take; none where the system does not tell."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     listed = Path("/proc/meminfo")
     lines = listed.read_text().splitlines() if device == "cpu" and listed.exists() else []
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
+    free = next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
+    try:
+        limit, used = ((_CONTAINER / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+    except OSError:
+        return free
+    return free if free is None or limit == "max" else min(free, max(int(limit) - int(used), 0))
