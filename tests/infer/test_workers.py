@@ -124,7 +124,7 @@ def test_workers_with_unequal_jobs_are_refused(part, inputs, tmp_path, monkeypat
             case "policy":
                 policy = "skip"
             case "threads":
-                part = r"threads \(OMP_NUM_THREADS\)"
+                part = r"threads \(--threads\)"
         with pytest.raises(
             SemivssError, match=rf"process .* is writing there with other {part}; start every worker with the same"
         ) as caught:

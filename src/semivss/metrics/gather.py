@@ -16,7 +16,7 @@ def gathered(find: Callable[[], Found]) -> list[Found] | None:
     """Call `find` in every process; what they found on the first, none on the others. A process that is alone needs no network.
 
     Raises:
-        SemivssError: on the first process, what the first of them to fail raised; the others leave quietly.
+        SemivssError: on the first process, what the first of them to fail raised; the others leave with its exit code, and say nothing.
     """
     if world_size() == 1:
         return [find()]
