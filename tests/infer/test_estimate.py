@@ -58,11 +58,12 @@ def test_the_rate_leaves_the_first_frame_out_and_takes_whole_batches(videos, tmp
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     seen: list[Forecast] = []
 
-    def steps():  # two frames come out together every 4 seconds, after 100 seconds in which a library gets ready
+    def steps():  # two frames of a batch a second apart every 4 seconds, after 100 seconds in which a library gets ready
         now[0] = 100.0
         for _ in range(6):
-            now[0] += 4
-            yield from (True, True)
+            for pause in (3, 1):
+                now[0] += pause
+                yield True
 
     wanted = work(tmp_path, batch=2)
     assert sum(forecast(steps(), wanted, videos, 12, [], seen.append)) == 12
