@@ -3,15 +3,42 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from semivss.atomic import FULL
+from semivss.cli_data import data
+from semivss.cli_options import (
+    Again,
+    AnySplit,
+    Base,
+    Budget,
+    Compile,
+    Crop,
+    Flip,
+    Kind,
+    Memory,
+    ModelsAndInputs,
+    Overrides,
+    Policy,
+    Precision,
+    RecipePath,
+    Sampling,
+    Scales,
+    ShortSide,
+    StageName,
+    Stride,
+    Threads,
+    ViewsPreset,
+    Weights,
+    Whole,
+    numbers_of,
+    size_of,
+    views_of,
+)
+from semivss.cli_weights import weights
 from semivss.errors import DefectError, SemivssError
-
-if TYPE_CHECKING:
-    from semivss.settings import Views
 
 UsageError: Any = typer.BadParameter.__base__  # of the click that typer brings along
 app = typer.Typer(
@@ -24,58 +51,10 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: loading rich costs a third of the answer's time
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at, import, remap and generate data sets.")
 app.add_typer(data, name="data")
 pseudo = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at pseudo labels.")
 app.add_typer(pseudo, name="pseudo")
-weights = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at weight files of others and convert them.")
 app.add_typer(weights, name="weights")
-
-RecipePath = Annotated[Path, typer.Argument(help="TOML recipe.", metavar="RECIPE")]
-Overrides = Annotated[list[str] | None, typer.Option("-o", "--override", help="Change a setting: -o train.steps=100.", metavar="KEY=VALUE")]
-ModelOverrides = Annotated[
-    list[str] | None, typer.Option("-o", "--override", help="Change a setting of the model: -o trunk.points=4.", metavar="KEY=VALUE")
-]
-Again = Annotated[bool, typer.Option("--again", help="Redo finished stages whose settings changed.")]
-Policy = Annotated[
-    Literal["strict", "skip", "ignore"], typer.Option(help="Damaged files: stop, leave the frame out, or use what is sound.")
-]
-StageName = Literal["teacher", "student", "pseudo-label", "retrain", "predict", "score", "report"]
-Precision = Annotated[
-    Literal["auto", "32", "bf16"], typer.Option(help="Of the models' forward pass; auto is bf16 on GPUs and on CPUs with AMX, else 32.")
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(min=1, help="Threads of an operator on the CPU; by default OMP_NUM_THREADS, or this process's share of the cores."),
-]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile the models: minutes for each size of window, remembered for later calls.")
-]
-ModelsAndInputs = Annotated[
-    list[Path],
-    typer.Argument(
-        help="One or more model folders or exported files, then the input: videos, frame folders or a data set.",
-        metavar="MODEL... INPUT...",
-    ),
-]
-Preset = Annotated[str | None, typer.Option(help="Backbone with the sizes that no file tells: vit_adapter_l, one_peace_l, timm/NAME, ...")]
-SizesFile = Annotated[Path | None, typer.Option("--config", help="JSON, TOML or mmseg Python file of sizes instead; it is never run.")]
-Weights = Annotated[str | None, typer.Option(help="Weight of each model, such as 2,1; equal by default.")]
-AnySplit = Annotated[str | None, typer.Option(help="Split of a data set in VSPW layout, such as test; by default every video.")]
-ViewsPreset = Annotated[
-    str | None, typer.Option("--views", help="Instead of the options below: single, fast, released (3 scales) or paper (8 scales).")
-]
-Whole = Annotated[bool, typer.Option("--whole", help="With --views or --budget: whole images instead of windows.")]
-Budget = Annotated[str | None, typer.Option(help="Time such as 2h or 45m: take the largest preset that fits, up to the one of --views.")]
-Scales = Annotated[str, typer.Option(help="Test-time scales, such as 0.75,1,1.25.")]
-Flip = Annotated[bool, typer.Option("--flip", help="Average with the flipped view.")]
-Crop = Annotated[str | None, typer.Option(help="Sliding window HEIGHTxWIDTH.")]
-Stride = Annotated[str | None, typer.Option(help="Step of the sliding window HEIGHTxWIDTH.")]
-Base = Annotated[str | None, typer.Option(help="Resize frames to HEIGHTxWIDTH before the scales.")]
-ShortSide = Annotated[int | None, typer.Option(help="Instead of --base: resize frames until their shorter side has so many pixels.")]
-Sampling = Annotated[Literal["exact", "direct"], typer.Option(help="Views at the frame's pixels: exactly, or in one step (faster).")]
-Memory = Annotated[str | None, typer.Option(help="Limit on the memory of the process, such as 4GB.")]
-Kind = Literal["auto", "vspw", "ade20k", "coco_stuff", "coco_panoptic", "cityscapes", "folder"]
 
 
 @app.callback()
@@ -191,10 +170,10 @@ def predict(
     from semivss.verbs import models_and_inputs, predict_paths
 
     time = None if budget is None else parse_budget(budget, up_to=preset, whole=whole)
-    views = _views("predict", words, preset, whole, time is not None, scales, flip, crop, stride, base, short_side, sampling)
+    views = views_of("predict", words, preset, whole, time is not None, scales, flip, crop, stride, base, short_side, sampling)
     how = {"precision": precision, "memory": memory, "threads": threads, "compile": compiled}
     settings = checked(Predict, "predict", views=views, probabilities=probabilities, entropy=entropy, overlay=overlay, **how)
-    shares = _numbers("--weights", weights) if weights else None
+    shares = numbers_of("--weights", weights) if weights else None
     models, inputs = models_and_inputs(words)
     predict_paths(models, inputs, out, settings, weights=shares, split=split, policy=policy, budget=time)
 
@@ -238,8 +217,8 @@ def pseudo_label(
     from semivss.verbs import models_and_inputs, pseudo_label_paths
 
     time = None if budget is None else parse_budget(budget, up_to=preset, whole=whole)
-    views = _views("pseudo-label", words, preset, whole, time is not None, scales, flip, crop, stride, base, short_side, sampling)
-    shares = _numbers("--weights", weights) if weights else ()
+    views = views_of("pseudo-label", words, preset, whole, time is not None, scales, flip, crop, stride, base, short_side, sampling)
+    shares = numbers_of("--weights", weights) if weights else ()
     extra = {
         "window": window,
         "align": 1.0 if align_to else 0.0,
@@ -375,200 +354,12 @@ def show(
     """The resolved recipe, sizes, memory and views of each stage. Needs no data and makes no model."""
     from semivss.recipe import load_recipe
 
-    resolved, size = load_recipe(recipe, override or []), _size("--frame", frame)
+    resolved, size = load_recipe(recipe, override or []), size_of("--frame", frame)
     assert size is not None
     from semivss.cost.recipe_cost import Machine
     from semivss.summary import describe, describe_cost
 
     typer.echo(describe_cost(resolved, Machine(processes, device, size, tflops and tflops * 1e12)) if cost else describe(resolved))
-
-
-@data.command("check")
-def data_check(
-    path: Annotated[Path, typer.Argument(help="Data set, dataset.toml or video.")],
-    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
-    kind: Annotated[Kind, typer.Option(help="What the data set is.")] = "auto",
-    policy: Policy = "strict",
-    out: Annotated[Path | None, typer.Option(help="Preview picture; ./check_<name>.png by default.")] = None,
-) -> None:
-    """Read everything and show what was understood. Classes with pixel counts, a preview, every defect; exit code 2 on errors."""
-    from semivss.data.check import run_check
-
-    raise typer.Exit(run_check(path, split=split, kind=kind, policy=policy, out=out))
-
-
-@data.command("remap")
-def data_remap(
-    source: Annotated[Path, typer.Argument(help="Folder of index PNGs.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the remapped PNGs.")],
-    name: Annotated[str, typer.Option("--map", help="Shipped label map, such as ade20k150_to_vspw124.")],
-    encoding: Annotated[Literal["ids", "vspw"], typer.Option(help="ids: 0..C-1 and 255; vspw: id + 1 and 0.")] = "ids",
-    source_ids: Annotated[
-        bool,
-        typer.Option("--source-ids", help="The masks hold ids 0..C-1 and 255, as predictions do, not the values of the data set's files."),
-    ] = False,
-) -> None:
-    """Turn a tree of masks into another label set, once and for all."""
-    from semivss.data.remap import remap_tree
-
-    remap_tree(source, out, name, encoding=encoding, source_ids=source_ids)
-
-
-@data.command("toy")
-def data_toy(
-    out: Annotated[Path, typer.Argument(help="New folder in VSPW layout.")],
-    clips: Annotated[int, typer.Option(min=1, help="Training clips; a quarter as many are written for val and for test.")] = 48,
-    frames: Annotated[int, typer.Option(min=1, help="Frames a clip.")] = 24,
-    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH.")] = "240x320",
-    seed: Annotated[int, typer.Option(help="Same seed, same world.")] = 0,
-    flow: Annotated[bool, typer.Option("--flow", help="Write the exact optical flow too.")] = False,
-) -> None:
-    """Generate a toy world with exact masks, as files."""
-    from semivss.data.toy_files import write_toy
-
-    shape = _size("--size", size)
-    assert shape is not None
-    write_toy(out, clips=clips, frames=frames, size=shape, seed=seed, flow=flow)
-
-
-@data.command("cache")
-def data_cache(
-    source: Annotated[Path, typer.Argument(help="Data set in VSPW layout, or with dataset.toml.")],
-    out: Annotated[Path, typer.Argument(help="New folder for the copy.")],
-    short_side: Annotated[int, typer.Option(min=16, help="Pixels of the shorter side; smaller frames are copied as they are.")] = 480,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEGs.")] = 95,
-    policy: Policy = "strict",
-) -> None:
-    """Copy a data set with smaller frames and masks, to decode less in training. The same command goes on where it stopped."""
-    from semivss.data.cache import cache_copies
-
-    cache_copies(source, out, short_side, quality=quality, policy=policy)
-
-
-@data.command("import")
-def data_import(
-    source: Annotated[Path, typer.Argument(help="Folder of frames, CVAT 'Segmentation mask 1.1' zip, video, or folder of videos.")],
-    out: Annotated[Path, typer.Argument(help="New data set folder.")],
-    masks: Annotated[Path | None, typer.Option(help="Folder of masks of the frames or videos.")] = None,
-    classes: Annotated[Path | None, typer.Option(help="Class list: one name a line, 'name: r,g,b', or JSON id2label.")] = None,
-    offset: Annotated[
-        int | None,
-        typer.Option(min=0, max=254, help="Mask value of the first class; what is smaller is ignored. By default as the masks say."),
-    ] = None,
-    frames: Annotated[Path | None, typer.Option(help="Folder of frames, for a CVAT zip that has none.")] = None,
-    background_class: Annotated[bool, typer.Option("--background-class", help="CVAT: keep 'background' as a class of its own.")] = False,
-    val: Annotated[list[str] | None, typer.Option(help="Video for the split val; can be given several times.", metavar="VIDEO")] = None,
-    val_share: Annotated[float | None, typer.Option(help="Share of the labelled videos for the split val, such as 0.2.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing description.")] = False,
-) -> None:
-    """Make a data set of own frames, masks, videos or a CVAT zip, without code."""
-    from semivss.data.holdout import Holdout
-    from semivss.data.importer import import_any
-
-    if val and val_share is not None:
-        raise SemivssError("--val and --val-share: both say which videos are for validation; give one of them")
-    import_any(
-        source,
-        out,
-        masks=masks,
-        classes=classes,
-        offset=offset,
-        frames=frames,
-        background_class=background_class,
-        holdout=Holdout(tuple(val or ()), val_share),
-        force=force,
-    )
-
-
-@weights.command("inspect")
-def weights_inspect(
-    path: Annotated[Path, typer.Argument(help="Weight file or folder.", metavar="FILE")],
-    preset: Preset = None,
-    config: SizesFile = None,
-    override: ModelOverrides = None,
-) -> None:
-    """Family, sizes, classes, what is missing, unused or to be given. Loads nothing, runs nothing."""
-    from semivss.models.weights.inspect import inspect
-
-    typer.echo(inspect(path, preset=preset, config=config, overrides=override or []))
-
-
-@weights.command("convert")
-def weights_convert(
-    path: Annotated[Path, typer.Argument(help="Weight file or folder.", metavar="FILE")],
-    out: Annotated[Path | None, typer.Option(help="Model folder; models/<name of the file> by default.")] = None,
-    preset: Preset = None,
-    config: SizesFile = None,
-    override: ModelOverrides = None,
-    classes: Annotated[str | None, typer.Option(help="Classes of the model: vspw124, ..., or a class list; by default the file's.")] = None,
-    source_classes: Annotated[str | None, typer.Option("--source-classes", help="Classes of a file that does not name them.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing model.")] = False,
-) -> None:
-    """Turn a checkpoint or model of others into a model folder. Takes pre-training files, and transformers, timm and torchvision models."""
-    from semivss.models.weights.convert import convert
-
-    convert(
-        path,
-        out or Path("models") / path.resolve().stem,
-        preset=preset,
-        config=config,
-        overrides=override or [],
-        classes=classes,
-        source_classes=source_classes,
-        force=force,
-    )
-
-
-def _views(
-    verb: str,
-    words: list[Path],
-    preset: str | None,
-    whole: bool,
-    within: bool,
-    scales: str,
-    flip: bool,
-    crop: str | None,
-    stride: str | None,
-    base: str | None,
-    short_side: int | None,
-    sampling: str,
-) -> "Views":
-    """The views that the options of `predict` and `pseudo-label` describe; and a first look at their words.
-
-    `within` a budget they are found later, and these are the smallest ones.
-    """
-    from semivss.presets import preset_views
-    from semivss.recipe import checked
-    from semivss.settings import Views
-
-    if len(words) < 2:
-        raise SemivssError(f"{verb}: needs at least one model folder and one input; write semivss {verb} MODEL... INPUT")
-    given = {"--scales": scales != "1", "--flip": flip, "--crop": crop, "--stride": stride, "--base": base, "--short-side": short_side}
-    if (preset is not None or within) and (own := [option for option, value in given.items() if value]):
-        named = "--views" if preset is not None else "--budget"
-        raise SemivssError(f"{named} and {', '.join(own)}: presets bring sizes of their own; leave {named} or {', '.join(own)} out")
-    if whole and preset is None and not within:
-        raise SemivssError("--whole: goes with --views or --budget; views are whole images anyhow where there is no --crop")
-    if preset is not None or within:
-        return preset_views("single" if within or preset is None else preset, whole=whole).model_copy(update={"sampling": sampling})
-    sizes = {"crop": _size("--crop", crop), "stride": _size("--stride", stride), "base": _size("--base", base)}
-    return checked(Views, verb, scales=_numbers("--scales", scales), flip=flip, short_side=short_side, sampling=sampling, **sizes)
-
-
-def _size(option: str, text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    height, cross, width = text.partition("x")
-    if not (cross and height.isdigit() and width.isdigit() and int(height) > 0 and int(width) > 0):
-        raise SemivssError(f"{option} {text}: not a size; write HEIGHTxWIDTH such as 240x320")
-    return int(height), int(width)
-
-
-def _numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise SemivssError(f"{option} {text}: not numbers; write them with commas such as 0.75,1,1.25") from None
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,8 +30,6 @@ from semivss.models.zoo import build_segmenter
 from semivss.posterior import pixel_distribution
 from semivss.settings import Mask2FormerHead, Model, PixelHead, Predict, PseudoLabels, Views
 from semivss.verbs import model_folder, models_and_inputs
-
-onnx = pytest.importorskip("onnx", reason="needs the extra export")
 
 LABELS = LabelSet("colours", ("red", "green", "blue", "grey"), distinct_colors(4), (True, False, False, False))
 SMALL = Mask2FormerHead(
