@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from numpy.polynomial import Polynomial
 
 from semivss.cost.forward_cost import forward_cost
 from semivss.cost.model_cost import build_meta
@@ -147,7 +148,7 @@ def flops_a_frame(work: Work, frame: Size) -> int | None:
     for model in known:
         twin = build_meta(model.settings, model.label_set, device).eval()
         count = _parabola({size: forward_cost(twin, size, 1, work.precision).flops for size in _some(windows)})
-        total += sum(count(height * width) for height, width in windows)
+        total += sum(float(count(height * width)) for height, width in windows)
     return round(total)
 
 
@@ -159,20 +160,10 @@ def _some(windows: Iterable[Size]) -> list[Size]:
     return [size for _, size in sizes]
 
 
-def _parabola(counts: dict[Size, int]) -> Callable[[int], float]:
+def _parabola(counts: dict[Size, int]) -> Polynomial:
     """Operations as a function of pixels: convolutions grow with them, attention between all places with their square."""
-    points = [(height * width, count) for (height, width), count in counts.items()]
-
-    def at(pixels: int) -> float:
-        total = 0.0
-        for x, count in points:
-            share = 1.0
-            for other, _ in points:
-                share *= (pixels - other) / (x - other) if other != x else 1.0
-            total += share * count
-        return total
-
-    return at
+    pixels = [height * width for height, width in counts]
+    return Polynomial.fit(pixels, list(counts.values()), len(counts) - 1)
 
 
 def bytes_a_frame(out: Path, videos: Sequence[str], since: float) -> float:
