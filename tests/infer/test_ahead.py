@@ -66,6 +66,17 @@ def test_the_function_runs_while_the_next_item_is_made():
     assert list(map_behind(lambda number: begun.set() or number, source())) == [1, 2]
 
 
+def test_items_made_together_are_worked_on_while_the_next_are_made():
+    done = threading.Semaphore(0)
+
+    def source():
+        for batch in range(3):
+            yield from range(4 * batch, 4 * batch + 4)
+            assert all(done.acquire(timeout=5) for _ in range(4))  # all four, before any of the next is asked for
+
+    assert list(map_behind(lambda number: done.release() or number, source(), 4)) == list(range(12))
+
+
 def test_whoever_stops_early_stops_the_thread_and_closes_the_source():
     closed = []
 

@@ -157,7 +157,7 @@ class VideoWriter:
 
     def _add_stream(self, height: int, width: int) -> Any:
         # Same frames, same bytes: with look-ahead and several threads x264 gave other files from call to call (7 % smaller ones).
-        options = {"crf": "20", "preset": "veryfast", "tune": "zerolatency", "threads": "1"}
+        options = {"crf": "20", "preset": "ultrafast", "tune": "zerolatency", "threads": "1"}
         stream = self._container.add_stream("libx264", rate=self._rate, options=options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.codec_context.colorspace, stream.codec_context.color_range = _BT709, _LIMITED

@@ -30,14 +30,16 @@ def read_ahead(items: Iterable[Item], most: int) -> Iterator[Item]:
             close()
 
 
-def map_behind(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield `function(item)` of all items, computed by a thread while the next item is made: one result comes late, none is lost.
+def map_behind(function: Callable[[Item], Result], items: Iterable[Item], most: int = 1) -> Iterator[Result]:
+    """Yield `function(item)` of all items, computed by a thread while the next `most` items are made: results come late, none is lost.
+
+    Items that are made `most` at a time, such as the frames of a batch, all wait while the next of them are made.
 
     What `items` raises is raised after the result of the last item that it gave.
     """
     iterator = iter(items)
     stopped: BaseException | None = None
-    before: Future[Result] | None = None
+    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(1, "post-processing") as thread:
         while stopped is None:
             try:
@@ -45,12 +47,11 @@ def map_behind(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
             except BaseException as error:  # noqa: BLE001 -- told below
                 stopped = error
                 continue
-            future = thread.submit(function, item)
+            waiting.append(thread.submit(function, item))
             del item
-            if before is not None:
-                yield before.result()
-            before = future
-        if before is not None:
-            yield before.result()
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     if not isinstance(stopped, StopIteration):
         raise stopped

@@ -34,7 +34,7 @@ from semivss.infer.memory import MemoryLimit
 from semivss.infer.model_time import ModelClock, TimedModel
 from semivss.infer.onnx_model import FrameSizeError, OnnxModel
 from semivss.infer.score_map import Scores, WholeScores
-from semivss.infer.stream import FrameModel, NotFiniteError, device_of, stream_scores
+from semivss.infer.stream import FrameModel, NotFiniteError, device_of, frames_behind, stream_scores
 from semivss.infer.views import View, demand_size
 from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers, clear_shared, overlay_path, read_record, record_path
 from semivss.lock import Crew, joined
@@ -98,6 +98,11 @@ class Job:
     @property
     def label_set(self) -> LabelSet:
         return self.models[0].label_set
+
+    @property
+    def at_once(self) -> int:
+        """Most windows in a forward pass: an exported model takes one, and answers at full size, which is much to hold for several."""
+        return 1 if any(isinstance(model, OnnxModel) for model in self.models) else self.batch
 
     def is_finished(self, video: str, key: dict[str, Any], tell: Callable[[str], None] | None = None) -> bool:
         """Whether the video was made from `key`. Raises as `finished.is_finished`, which see."""
@@ -209,7 +214,8 @@ def make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[str
     defects = DefectCounter()
     frames = video.frames(lambda error: _on_defect(error, job.policy, defects))
     pixels = hashlib.sha256()
-    made = map_behind(partial(_finish, job, pixels), _smoothed(scored_frames(job, video.name, frames), job.window))
+    behind = frames_behind(job.at_once, job.views, job.window)
+    made = map_behind(partial(_finish, job, pixels), _smoothed(scored_frames(job, video.name, frames), job.window), behind)
     first = list(itertools.islice(made, 1))
     (job.out / "manifest.json").unlink(missing_ok=True)  # whoever finds none knows that the folder is unfinished
     record_path(job.out, video.name).unlink(missing_ok=True)
@@ -250,12 +256,10 @@ def scored_frames(job: Job, video: str, frames: Frames) -> Iterator[Scored]:
         for model in job.models:
             if isinstance(model, nn.Module) and device_of(model).type == "cpu":
                 model.to(own_device(choose_accelerator()))
-        # an exported model takes one frame at a time, and answers at full size, which is much to hold for several
-        batch = 1 if any(isinstance(model, OnnxModel) for model in job.models) else job.batch
         timed = [TimedModel(model, job.clock) for model in job.models]
         ahead = _noted(read_ahead(frames, _READ), waiting, job.views)
-        fit = None if job.limit is None else partial(job.limit.fit, most=batch)
-        for scores in stream_scores(timed, job.shares, ahead, job.views, batch, job.precision, fit, job.out):
+        fit = None if job.limit is None else partial(job.limit.fit, most=job.at_once)
+        for scores in stream_scores(timed, job.shares, ahead, job.views, job.at_once, job.precision, fit, job.out):
             done += 1
             yield Scored(*waiting.popleft(), scores)
     except NotFiniteError as error:

@@ -17,7 +17,7 @@ from semivss.cost.forward_cost import allocator_reserve, forward_cost
 from semivss.cost.model_cost import build_meta
 from semivss.errors import SemivssError
 from semivss.infer.on_demand import ModelOnDemand
-from semivss.infer.stream import Fit, FrameModel
+from semivss.infer.stream import Fit, FrameModel, frames_behind, frames_together
 from semivss.infer.views import Size, View, Window, views_from
 from semivss.models.bias_memory import biases_of
 from semivss.models.segmenter import Segmenter
@@ -57,16 +57,25 @@ def limit_of(models: Sequence[FrameModel], settings: Predict | PseudoLabels) -> 
     probabilities = {"none": 0, "uint8": 1, "float16": 2}[settings.probabilities] if isinstance(settings, Predict) else 0
     window = settings.window if isinstance(settings, PseudoLabels) else 0
     views = views_from(settings.views)
+    behind = frames_behind(settings.batch, views, window)
     if isinstance(settings, PseudoLabels) and settings.align:
         views = (*views, replace(views[0], scale=1.0, flip=False))  # which the alignment looks at
-    return MemoryLimit(settings.memory, models, views, settings.precision, probabilities=probabilities, window=window)
+    return MemoryLimit(settings.memory, models, views, settings.precision, probabilities=probabilities, window=window, behind=behind)
 
 
 class MemoryLimit:
     """What a process may take, and what its models and views would."""
 
     def __init__(
-        self, limit: int, models: Sequence[FrameModel], views: Sequence[View], precision: str, *, probabilities: int = 0, window: int = 0
+        self,
+        limit: int,
+        models: Sequence[FrameModel],
+        views: Sequence[View],
+        precision: str,
+        *,
+        probabilities: int = 0,
+        window: int = 0,
+        behind: int = 1,
     ) -> None:
         """
         Args:
@@ -76,9 +85,10 @@ class MemoryLimit:
             precision: of the forward pass, 32 or bf16.
             probabilities: bytes that are written of each probability.
             window: frames on either side that join a distribution.
+            behind: frames whose scores wait until they are read, while the models run.
         """
         self._limit, self._models, self._views, self._precision = limit, models, views, precision
-        self._probabilities, self._window = probabilities, window
+        self._probabilities, self._window, self._behind = probabilities, window, behind
         self._before = resident()
         self._known = [model for model in models if isinstance(model, Segmenter | ModelOnDemand)]
         self._twins = [build_meta(model.settings, model.label_set, "cpu").eval() for model in self._known]
@@ -133,13 +143,13 @@ class MemoryLimit:
         classes, pixels = len(self._models[0].label_set), math.prod(size)
         windows = [window for view in self._views for window in view.windows(size)]
         largest = max(windows, key=lambda window: window.height * window.width)
-        frames = max(1, batch // len(windows)) + 1 if together else 1  # one is being read while the next is computed
+        frames = frames_together(batch, len(windows)) + self._behind if together else 1  # some are read while the next are computed
         total = pixels * classes * dtype.itemsize
         tables = sum(map(self._table, windows))
         maps = tables if 4 * tables <= total and together else total + total // 4 + self._table(largest)
         maps = maps * len(self._models) if together else maps + 2 * pixels * classes  # in half precision on its way to disk
         smoothed = 4 * pixels * classes * (2 * self._window + 3) if self._window else 0  # whole distributions, their sum and a warped one
-        waiting = 0 if together else 3 * pixels * self._spilled(size)
+        waiting = 0 if together else pixels * (3 * self._spilled(size) + 2 * classes * len(self._models) * self._behind)
         pictures = 3 * max(math.prod(view.size(size)) for view in self._views)
         answers = pixels * (3 + 7 + classes * self._probabilities)
         stored = self._stored()

@@ -343,7 +343,10 @@ def _in_cells(positions: Tensor, cells: int, covered: int, device: torch.device)
 
 
 def _blend(table: Tensor, width: int, rows: Tensor, row_weight: Tensor, columns: Tensor, column_weight: Tensor) -> Float[Tensor, "rn K"]:
-    """Rows of a table of lines of `width` entries, four of them weighted and summed for each pair of a row and a column."""
-    index = rows[:, None, :, None] * width + columns[None, :, None, :]
-    weight = row_weight[:, None, :, None] * column_weight[None, :, None, :]
-    return F.embedding_bag(index.view(-1, 4), table, mode="sum", per_sample_weights=weight.view(-1, 4))
+    """Entries of a table of lines of `width` entries, for each pair of a row and a column: lines mixed by rows, then entries by columns."""
+    channels = table.shape[1]
+    lines = F.embedding_bag(rows, table.view(-1, width * channels), mode="sum", per_sample_weights=row_weight)
+    starts = torch.arange(0, len(rows) * width, width, dtype=torch.int32, device=table.device)
+    index = starts[:, None] + columns.reshape(1, -1)
+    weight = column_weight.reshape(1, -1).expand(len(rows), -1).contiguous()
+    return F.embedding_bag(index.view(-1, 2), lines.view(-1, channels), mode="sum", per_sample_weights=weight.view(-1, 2))
