@@ -38,13 +38,22 @@ def test_cores_are_those_that_this_process_may_use():
     assert 1 <= physical_cores() <= len(os.sched_getaffinity(0))
 
 
+@pytest.mark.parametrize(("quota", "expected"), [("max 100000", 6), ("400000 100000", 4), ("50000 100000", 1), ("900000 100000", 6)])
+def test_a_container_may_use_fewer_cores_than_there_are(tmp_path, monkeypatch, quota, expected):
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr(processor, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    monkeypatch.setattr(processor, "_core", str)
+    assert physical_cores() == expected
+
+
 @pytest.fixture
 def chosen(monkeypatch) -> list[int]:
     """Numbers of threads that torch is told, on a machine of eight cores."""
     numbers: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", numbers.append)
     monkeypatch.setattr("semivss.threads.physical_cores", lambda: 8)
-    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     return numbers
 
@@ -56,6 +65,9 @@ def chosen(monkeypatch) -> list[int]:
         (None, {"LOCAL_WORLD_SIZE": "3"}, [2]),
         (None, {"LOCAL_WORLD_SIZE": "16"}, [1]),
         (None, {"OMP_NUM_THREADS": "4", "LOCAL_WORLD_SIZE": "2"}, []),  # torch has read it
+        (None, {"OMP_NUM_THREADS": "1"}, []),
+        (None, {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a"}, [4]),  # torchrun's own 1
+        (None, {"OMP_NUM_THREADS": "3", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a"}, []),
         (5, {"OMP_NUM_THREADS": "4", "LOCAL_WORLD_SIZE": "2"}, [5]),
     ],
 )

@@ -2,9 +2,11 @@
 
 import functools
 import os
+import sys
 from pathlib import Path
 
 _LISTED = Path("/proc/cpuinfo")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of processor time in so many microseconds
 
 
 def is_amd() -> bool:
@@ -18,9 +20,15 @@ def has_amx() -> bool:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use; two threads that share one count once."""
+    """Cores that this process may use; two threads that share one count once. A container's limit on processor time counts."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return max(1, len({_core(number) for number in allowed}))
+    return max(1, min(len({_core(number) for number in allowed}), _quota()))
+
+
+def _quota() -> int:
+    """Whole processors that the container's limit comes to."""
+    quota, period = _QUOTA.read_text().split() if _QUOTA.is_file() else ("max", "1")
+    return sys.maxsize if quota == "max" else int(quota) // int(period)
 
 
 def _core(number: int) -> str:
