@@ -9,6 +9,7 @@ import torch
 from semivss.posterior import (
     class_distribution,
     class_factors,
+    class_softmax,
     entropy,
     entropy_percentile,
     l1_,
@@ -28,6 +29,20 @@ RULES = ["spread", "l1", "softmax"]
 def pixels(*votes: list[float]) -> torch.Tensor:
     """A row of pixels with these votes."""
     return torch.tensor(votes).T[None, :, None]
+
+
+@pytest.mark.parametrize("apart", [0.0, 55.0, 59.0, 61.0, 500.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_softmax_of_few_classes_is_torchs_however_far_rows_lie_apart(apart: float, dtype: torch.dtype) -> None:
+    rows = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows[3:] -= apart
+    exact = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(class_softmax(rows, -1), rows.softmax(-1), atol=exact, rtol=exact)
+
+
+def test_softmax_of_few_classes_keeps_what_is_not_finite() -> None:
+    rows = torch.tensor([[0.0, -math.inf, 1.0], [math.nan, 0.0, 1.0], [0.0, 1.0, 2.0]])
+    torch.testing.assert_close(class_softmax(rows, -1), rows.softmax(-1), equal_nan=True)
 
 
 def mask_logits(batch: int = 2, queries: int = 5, classes: int = 4, size: tuple[int, int] = (6, 8), seed: int = 0) -> MaskLogits:

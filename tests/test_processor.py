@@ -53,7 +53,7 @@ def chosen(monkeypatch) -> list[int]:
     numbers: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", numbers.append)
     monkeypatch.setattr("semivss.threads.physical_cores", lambda: 8)
-    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
+    for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     return numbers
 
@@ -65,9 +65,6 @@ def chosen(monkeypatch) -> list[int]:
         (None, {"LOCAL_WORLD_SIZE": "3"}, [2]),
         (None, {"LOCAL_WORLD_SIZE": "16"}, [1]),
         (None, {"OMP_NUM_THREADS": "4", "LOCAL_WORLD_SIZE": "2"}, []),  # torch has read it
-        (None, {"OMP_NUM_THREADS": "1"}, []),
-        (None, {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a"}, [4]),  # torchrun's own 1
-        (None, {"OMP_NUM_THREADS": "3", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "a"}, []),
         (5, {"OMP_NUM_THREADS": "4", "LOCAL_WORLD_SIZE": "2"}, [5]),
     ],
 )

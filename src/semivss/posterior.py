@@ -137,7 +137,8 @@ def class_softmax(logits: Float[Tensor, "..."], dim: int = 1) -> Float[Tensor, "
 
 def _largest(logits: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
     """To be taken from logits before they become powers: the largest of all, which is faster, or of each row where they lie far apart."""
-    if logits.device.type == "cpu" and logits.numel() and not torch.compiler.is_exporting():
+    exact = logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64)
+    if exact and logits.numel() and not torch.compiler.is_exporting():
         low, high = logits.detach().aminmax()
         if high - low < _RANGE:
             return high

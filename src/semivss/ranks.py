@@ -26,8 +26,3 @@ def world_size() -> int:
 def machine_processes() -> int:
     """How many processes torchrun has started on this machine; 1 without it."""
     return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-
-
-def is_of_torchrun() -> bool:
-    """Whether torchrun has started this process and others on this machine."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and machine_processes() > 1

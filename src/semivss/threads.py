@@ -5,20 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from semivss.processor import physical_cores
-from semivss.ranks import is_of_torchrun, machine_processes
+from semivss.ranks import machine_processes
 
 
 def set_threads(wanted: int | None = None) -> None:
     """Let each operator of this process use `wanted` threads.
 
-    None = OMP_NUM_THREADS where it is set, else this process's share of the cores: all physical ones that it may use, divided by the
-    processes that torchrun has started on this machine. torchrun itself sets OMP_NUM_THREADS to 1 where nobody has: that 1 is not heeded.
-    Rounding may depend on the number, as it does on the processor.
+    None = OMP_NUM_THREADS where it is set (by torchrun to 1 for several processes, so that what they make does not depend on how many
+    there are), else this process's share of the physical cores that it may use: all of them, divided by the processes that torchrun has
+    started on this machine. Rounding may depend on the number, as it does on the processor.
     """
     import torch
 
-    said = os.environ.get("OMP_NUM_THREADS")
-    if wanted is None and said and not (said == "1" and is_of_torchrun()):
+    if wanted is None and os.environ.get("OMP_NUM_THREADS"):
         return  # torch has heeded it
     torch.set_num_threads(wanted or max(1, physical_cores() // machine_processes()))
 

@@ -15,7 +15,9 @@ def readable(count: int | float) -> str:
 
 
 def duration(seconds: int | float) -> str:
-    """Such as 3 h 20 min, 45 min or 12 s."""
+    """Such as 3 h 20 min, 45 min, 12 s or 4.6 s."""
+    if 0 < seconds < 9.95:
+        return f"{seconds:.2g} s"
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

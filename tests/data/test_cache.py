@@ -68,6 +68,19 @@ def test_frames_that_are_small_enough_are_copied_as_they_are(tmp_path: Path) -> 
         assert (out / path.relative_to(source)).read_bytes() == path.read_bytes()
 
 
+def test_what_the_source_no_longer_has_goes_from_the_copy(tmp_path: Path) -> None:
+    source, out = vspw(tmp_path / "big"), tmp_path / "small"
+    Image.fromarray(quarters(0) + np.uint8(1)).save(source / "data/a/mask/000.png")
+    cache_copies(source, out, 48)
+    (source / "data/a/mask/001.png").unlink()
+    (source / "data/a/origin/002.jpg").unlink()
+    cache_copies(source, out, 48)
+    for root in (source, out):
+        (clip,) = read_vspw(root, "train").clips
+        assert clip.stems == ("000", "001")
+        assert [clip.is_labelled(index) for index in range(2)] == [True, False]
+
+
 def described(root: Path) -> Path:
     (root / "pictures" / "a").mkdir(parents=True)
     (root / "drawn" / "a").mkdir(parents=True)

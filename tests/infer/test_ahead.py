@@ -67,14 +67,31 @@ def test_the_function_runs_while_the_next_item_is_made():
 
 
 def test_items_made_together_are_worked_on_while_the_next_are_made():
-    done = threading.Semaphore(0)
+    begun = threading.Event()
 
     def source():
-        for batch in range(3):
-            yield from range(4 * batch, 4 * batch + 4)
-            assert all(done.acquire(timeout=5) for _ in range(4))  # all four, before any of the next is asked for
+        yield from range(4)
+        begun.set()
+        yield from range(4, 8)
 
-    assert list(map_behind(lambda number: done.release() or number, source(), 4)) == list(range(12))
+    def work(number):
+        assert begun.wait(5)  # would never come if one of the first four were waited for
+        return number
+
+    assert list(map_behind(work, source(), lambda number: 4)) == list(range(8))
+
+
+def test_no_more_items_wait_than_may():
+    made = []
+
+    def source():
+        for number in range(30):
+            made.append(number)
+            yield number
+
+    most = [len(made) - number for number in map_behind(int, source(), lambda number: 3 if number < 10 else 1)]
+    assert max(most[:7]) == 4  # the one that is given, and three that wait
+    assert max(most[12:]) == 2
 
 
 def test_whoever_stops_early_stops_the_thread_and_closes_the_source():

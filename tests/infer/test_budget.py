@@ -5,12 +5,14 @@ import shutil
 
 import pytest
 from crew import PixelModel, write_clips
+from torch import nn
 
 from semivss.errors import SemivssError
 from semivss.infer import budget as timing
 from semivss.infer.budget import FILE, choose_views, seconds_a_frame
 from semivss.infer.inputs import open_inputs
 from semivss.infer.predict import predict, predict_job
+from semivss.models.bias_memory import BiasMemory
 from semivss.presets import Budget
 from semivss.settings import Predict, Views
 
@@ -55,7 +57,7 @@ def test_the_largest_that_fits_is_taken(choose, capsys):
 
 
 def test_too_little_time_is_refused_before_anything_is_written(choose, tmp_path):
-    with pytest.raises(SemivssError, match="--budget of 0 s: too little, single") as told:
+    with pytest.raises(SemivssError, match=r"--budget of 0\.4 s: too little, single") as told:
         choose(0.4)
     assert "give fewer frames" in str(told.value)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{FILE}.lock"}
@@ -101,6 +103,21 @@ def test_views_that_the_models_cannot_have_are_left_out(choose, capsys):
     tiny = LADDER | {"tiny": Views(scales=(0.1,), flip=True)}
     assert choose(60, pause=0, views=tiny) == LADDER["large"]
     assert "views: tiny left out, scale 0.1 makes a view of" in capsys.readouterr().err
+
+
+def test_timing_leaves_nothing_behind(choose, tmp_path):
+    (dead := tmp_path / "out" / ".timing_dead").mkdir(parents=True)
+    (dead / "0.png").touch()
+    choose(60, pause=0)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {FILE, f"{FILE}.lock"}
+
+
+def test_limits_of_biases_are_what_they_were_before_the_timing():
+    model = nn.Module()
+    model.biases = BiasMemory(100)
+    with timing._undone([model]):
+        model.biases.shrink(10)
+    assert model.biases.limit == 100
 
 
 def test_an_unknown_number_of_frames_is_refused(choose, videos):

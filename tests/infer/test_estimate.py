@@ -14,6 +14,7 @@ from semivss.infer import estimate, job
 from semivss.infer.estimate import Forecast, Work, bytes_a_frame, flops_a_frame, forecast, frame_size
 from semivss.infer.inputs import open_inputs
 from semivss.infer.predict import predict
+from semivss.infer.stream import Fit
 from semivss.infer.views import View, views_from
 from semivss.models.zoo import build_segmenter
 from semivss.presets import PRESETS
@@ -27,10 +28,22 @@ def videos(tmp_path):
 
 
 def work(out, *models, views=None, batch=4):
-    return Work(models or (PixelModel(),), views or (View(),), batch, "32", out)
+    return Work(models or (PixelModel(),), views or (View(),), "32", out, lambda size: Fit(batch))
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(12, "12 s"), (2700, "45 min"), (12000, "3 h 20 min"), (864000, "10.0 days")])
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (0.04, "0.04 s"),
+        (4.62, "4.6 s"),
+        (9.96, "10 s"),
+        (12, "12 s"),
+        (2700, "45 min"),
+        (12000, "3 h 20 min"),
+        (864000, "10.0 days"),
+    ],
+)
 def test_durations(seconds, words):
     assert duration(seconds) == words
 

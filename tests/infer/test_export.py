@@ -198,7 +198,8 @@ def test_frames_of_another_size_are_told_with_both_sizes_and_what_helps(made, tm
         predict([OnnxModel(made / "scores.onnx")], open_inputs(folder), tmp_path / "out", PLAIN)
     assert str(told.value) == (
         f"clip, frame 1: {made / 'scores.onnx'}: was exported for frames of 60x92, these are 64x96; export the model with --size 64 96, "
-        "or resize frames with --base 60x92, or cut them into windows with --crop 60x92"
+        "or resize frames with --base 60x92, or cut them into windows with --crop 60x92; "
+        "named --views bring sizes of their own: leave them out"
     )
 
 

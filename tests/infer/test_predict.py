@@ -346,6 +346,15 @@ def test_windows_that_do_not_fit_memory_are_told_in_one_line_with_remedies(tmp_p
         predict([Greedy()], inputs, tmp_path / "out", QUICK)
 
 
+def test_answers_that_do_not_fit_memory_are_told_in_one_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("semivss.infer.predict.read_answers", greedy)
+    with pytest.raises(SemivssError, match=r"frame 0\w*: out of memory with 4 windows at a time"):
+        predict([ColorModel()], open_inputs(frame_folder(tmp_path / "in" / "clip")), tmp_path / "out", QUICK)
+
+
 class Travelling(ColorModel):
     """Notes where it is sent, and stays."""
 
@@ -403,5 +412,8 @@ def test_a_precision_that_is_left_to_the_machine_makes_nothing_anew(tmp_path: Pa
     source, out = frame_folder(tmp_path / "clip"), tmp_path / "out"
     predict([ColorModel()], open_inputs(source), out, QUICK.model_copy(update={"precision": "bf16"}))
     assert predict([ColorModel()], open_inputs(source), out, QUICK.model_copy(update={"precision": "auto"})).skipped == ("clip",)
-    assert manifest(out)["made_from"]["precision"] == "32"
+    assert manifest(out)["made_from"]["precision"] == "bf16"
+    more = [*open_inputs(source), *open_inputs(frame_folder(tmp_path / "other"))]
+    assert predict([ColorModel()], more, out, QUICK.model_copy(update={"precision": "auto"})).predicted == ("other",)
+    assert manifest(out)["made_from"]["precision"] == ["32", "bf16"]
     assert predict([ColorModel()], open_inputs(source), out, QUICK.model_copy(update={"precision": "32"})).predicted == ("clip",)

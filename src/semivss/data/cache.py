@@ -9,7 +9,7 @@ frames anew whose files have changed.
 import glob
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -142,6 +142,7 @@ def _clips(sets: Sequence[VideoDataset]) -> list[Clip]:
 
 def _copy_all(targets: Iterable[tuple[Clip, _Target]], total: int, dataset: VideoDataset, out: Path, policy: Policy) -> int:
     made, defects = 0, DefectCounter()
+    there: dict[str, tuple[_Target, dict[str, Any]]] = {}  # of each video, all frames that a split names
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding, resizing and compressing let go of the interpreter
         for clip, target in track(targets, "copy", total=total, unit="videos"):
             target.frames.mkdir(parents=True, exist_ok=True)
@@ -155,9 +156,21 @@ def _copy_all(targets: Iterable[tuple[Clip, _Target]], total: int, dataset: Vide
             found = {stem: line for stem, line in zip(clip.stems, lines, strict=True) if line is not None}
             atomic_json(record, before | found)
             made += len(found)
+            there[clip.name] = (target, there.get(clip.name, (target, {}))[1] | found)
+    for name, (target, frames) in there.items():
+        _clear(target, frames)
+        atomic_json(out / _RECORDS / f"{name}.json", frames)
     if defects:
         say(f"left out, or without their masks: {defects}")
     return made
+
+
+def _clear(target: _Target, frames: Mapping[str, Any]) -> None:
+    """Remove copies of what the source no longer has."""
+    for folder in (target.frames, target.masks):
+        for path in folder.glob("[!.]*"):
+            if path.stem not in frames:
+                path.unlink()
 
 
 def _copy(
@@ -182,9 +195,12 @@ def _copy(
         atomic_bytes(copied, sources[0].read_bytes(), sync=False)
     else:
         _write_jpeg(copied, _shrunk(pair.frame, scale, cv2.INTER_AREA), target.quality)
-    if pair.labels is not None:
+    mask = target.masks / f"{stem}.png"
+    if pair.labels is None:
+        mask.unlink(missing_ok=True)
+    else:
         target.masks.mkdir(parents=True, exist_ok=True)
-        write_mask(target.masks / f"{stem}.png", _shrunk(pair.labels, scale, cv2.INTER_NEAREST_EXACT), dataset.label_set, target.encoding)
+        write_mask(mask, _shrunk(pair.labels, scale, cv2.INTER_NEAREST_EXACT), dataset.label_set, target.encoding)
     for other in kept:
         if other != copied:
             other.unlink()

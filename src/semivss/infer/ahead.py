@@ -30,10 +30,11 @@ def read_ahead(items: Iterable[Item], most: int) -> Iterator[Item]:
             close()
 
 
-def map_behind(function: Callable[[Item], Result], items: Iterable[Item], most: int = 1) -> Iterator[Result]:
-    """Yield `function(item)` of all items, computed by a thread while the next `most` items are made: results come late, none is lost.
+def map_behind(function: Callable[[Item], Result], items: Iterable[Item], most: Callable[[Item], int] = lambda item: 1) -> Iterator[Result]:
+    """Yield `function(item)` of all items, computed by a thread while the next ones are made: results come late, none is lost.
 
-    Items that are made `most` at a time, such as the frames of a batch, all wait while the next of them are made.
+    `most` says of an item how many may wait: those that were made together, such as the frames of a batch, so that all of them are worked
+    on while the next are made.
 
     What `items` raises is raised after the result of the last item that it gave.
     """
@@ -48,8 +49,9 @@ def map_behind(function: Callable[[Item], Result], items: Iterable[Item], most: 
                 stopped = error
                 continue
             waiting.append(thread.submit(function, item))
+            room = most(item)
             del item
-            if len(waiting) > most:
+            while len(waiting) > room:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -7,22 +7,28 @@ The folder of the run keeps what was chosen in ``.views.json``, so that it goes 
 import itertools
 import json
 import math
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from torch import nn
 
 from semivss.atomic import atomic_json
 from semivss.errors import SemivssError
 from semivss.infer.estimate import Work, frame_size
 from semivss.infer.inputs import Frames, InputVideo, OnDefect
 from semivss.infer.job import Job, make_video
+from semivss.infer.memory import give_back
 from semivss.infer.model_time import ModelClock
 from semivss.infer.on_demand import ModelOnDemand
+from semivss.infer.stream import FrameModel
+from semivss.models.bias_memory import biases_of
 from semivss.presets import Budget
 from semivss.progress import say_once
 from semivss.ranks import world_size
@@ -30,9 +36,11 @@ from semivss.settings import Views
 from semivss.wording import duration
 
 FILE = ".views.json"
+_TIMING = ".timing_"  # how names of folders begin that are thrown away
 TIMED = 10.0  # seconds that each choice is timed for, and no more than ...
 SHARE = 0.03  # of the budget, as far as single frames allow
-MOST = 64  # frames that are timed
+MOST = 64  # frames that are timed, ...
+GROUP = 16  # of them at least, if so many come out together
 HOPELESS = 2.0  # times what is left: views that take longer by the number of their pixels are not timed
 
 
@@ -66,11 +74,11 @@ def choose_views(budget: Budget, job_of: Callable[[Views], Job], videos: Sequenc
         if kept is not None:
             say_once(f"views: {kept}, as chosen for {out} before; another folder would be timed anew")
             return budget.views[kept]
+        for folder in out.glob(f"{_TIMING}*"):
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that died
         began = time.perf_counter()
-        expected = _expected(budget, jobs, videos)
-        for model in jobs[next(iter(jobs))].models:
-            if isinstance(model, ModelOnDemand):
-                model.release()  # whoever counts memory next counts its weights
+        with _undone(jobs[next(iter(jobs))].models):
+            expected = _expected(budget, jobs, videos)
         left = max(0.0, budget.seconds - (time.perf_counter() - began))
         fitting = [name for name, one in expected.items() if one.timed and one.seconds <= left]
         if not fitting:
@@ -82,6 +90,23 @@ def choose_views(budget: Budget, job_of: Callable[[Views], Job], videos: Sequenc
         say_once(f"views: {chosen}, the largest that fits {duration(budget.seconds)}; expected: {_told(expected)}")
         atomic_json(out / FILE, _record(budget, chosen, jobs[chosen]))
     return budget.views[chosen]
+
+
+@contextmanager
+def _undone(models: Sequence[FrameModel]) -> Iterator[None]:
+    """Whoever counts memory after the block finds what was there before it: no weights, biases and limits of the timing."""
+    memories = [memory for model in models if isinstance(model, nn.Module) for memory in biases_of(model)]
+    limits = [memory.limit for memory in memories]
+    try:
+        yield
+    finally:
+        for memory, limit in zip(memories, limits, strict=True):
+            memory.clear()
+            memory.limit = limit
+        for model in models:
+            if isinstance(model, ModelOnDemand):
+                model.release()
+        give_back()
 
 
 def _told(expected: Mapping[str, Expected]) -> str:
@@ -146,7 +171,7 @@ def _count(videos: Sequence[InputVideo]) -> int:
 
 
 def _work(job: Job) -> Work:
-    return Work(job.models, job.views, job.batch, job.precision, job.out, job.limit)
+    return Work(job.models, job.views, job.precision, job.out, job.fit)
 
 
 def seconds_a_frame(job: Job, videos: Sequence[InputVideo], target: float = TIMED, *, warm: bool = False) -> float:
@@ -158,7 +183,7 @@ def seconds_a_frame(job: Job, videos: Sequence[InputVideo], target: float = TIME
         size = frame_size([video])
         if size is None:
             continue
-        group = _work(job).frames_at_a_time(size)  # that come out together
+        group = min(GROUP, _work(job).frames_at_a_time(size))  # that come out together
         if warm:
             _time(job, video, group)
         seconds, frames = _time(job, video, group)
@@ -171,7 +196,8 @@ def seconds_a_frame(job: Job, videos: Sequence[InputVideo], target: float = TIME
 
 def _time(job: Job, video: InputVideo, most: int) -> tuple[float, int]:
     """Seconds for the first `most` frames of a video, and how many there were."""
-    with tempfile.TemporaryDirectory(prefix="semivss_") as folder:
+    place = job.out if job.out.is_dir() else None  # where the run will write too
+    with tempfile.TemporaryDirectory(prefix=_TIMING, dir=place) as folder:
         began = time.perf_counter()
         steps = make_video(replace(job, out=Path(folder), clock=ModelClock()), _FirstFrames(video, most), {})
         frames = sum(1 for _ in steps)

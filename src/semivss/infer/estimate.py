@@ -16,9 +16,8 @@ from semivss.cost.forward_cost import forward_cost
 from semivss.cost.model_cost import build_meta
 from semivss.errors import DefectError
 from semivss.infer.inputs import InputVideo
-from semivss.infer.memory import MemoryLimit
 from semivss.infer.on_demand import ModelOnDemand
-from semivss.infer.stream import Fit, FrameModel
+from semivss.infer.stream import Fit, FrameModel, frames_together
 from semivss.infer.views import Size, View
 from semivss.infer.writer import MAPS, overlay_path
 from semivss.models.segmenter import Segmenter
@@ -37,10 +36,9 @@ class Work:
 
     models: Sequence[FrameModel]
     views: Sequence[View]
-    batch: int
     precision: str
     out: Path
-    limit: MemoryLimit | None = None
+    fit: Callable[[Size], Fit]  # of frames of a size
 
     def windows(self, frame: Size) -> list[Size]:
         """Sizes of the windows that each model sees of a frame of size `frame`."""
@@ -48,8 +46,8 @@ class Work:
 
     def frames_at_a_time(self, frame: Size) -> int:
         """How many frames of a size are ready together: those that fill a batch of windows, or wait while models take turns."""
-        fit = Fit(self.batch) if self.limit is None else self.limit.fit(frame, most=self.batch)
-        return max(1, fit.batch // len(self.windows(frame))) if fit.together else fit.spilled
+        fit = self.fit(frame)
+        return frames_together(fit.batch, len(self.windows(frame))) if fit.together else fit.spilled
 
 
 @dataclass(frozen=True)

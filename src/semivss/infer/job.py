@@ -34,11 +34,11 @@ from semivss.infer.memory import MemoryLimit
 from semivss.infer.model_time import ModelClock, TimedModel
 from semivss.infer.onnx_model import FrameSizeError, OnnxModel
 from semivss.infer.score_map import Scores, WholeScores
-from semivss.infer.stream import FrameModel, NotFiniteError, device_of, frames_behind, stream_scores
-from semivss.infer.views import View, demand_size
+from semivss.infer.stream import Fit, FrameModel, NotFiniteError, device_of, frames_together, stream_scores, windows_of
+from semivss.infer.views import Size, View, demand_size
 from semivss.infer.writer import RESERVED, Product, VideoFiles, clear_leftovers, clear_shared, overlay_path, read_record, record_path
 from semivss.lock import Crew, joined
-from semivss.out_of_memory import is_out_of_memory, not_fitting
+from semivss.out_of_memory import is_out_of_memory, not_fitting, told
 from semivss.progress import say, say_once, track
 from semivss.temporal.window import Labelled, window_mean
 from semivss.wording import counted
@@ -104,6 +104,16 @@ class Job:
         """Most windows in a forward pass: an exported model takes one, and answers at full size, which is much to hold for several."""
         return 1 if any(isinstance(model, OnnxModel) for model in self.models) else self.batch
 
+    def fit(self, size: Size) -> Fit:
+        """How frames of a size are worked on. Raises SemivssError where there is not memory enough."""
+        return Fit(self.at_once) if self.limit is None else self.limit.fit(size, most=self.at_once)
+
+    def waiting(self, one: Scored) -> int:
+        """Frames that may wait to be read while the models run: those of a batch; of whole distributions, and of maps on disk, one."""
+        size = one.scores.size
+        fit = self.fit(size)
+        return frames_together(fit.batch, windows_of(self.views, size)) if fit.together and not self.window else 1
+
     def is_finished(self, video: str, key: dict[str, Any], tell: Callable[[str], None] | None = None) -> bool:
         """Whether the video was made from `key`. Raises as `finished.is_finished`, which see."""
         asked = {name: value for name, value in key.items() if not (self.automatic and name == "precision")}
@@ -139,14 +149,15 @@ def _make_all(job: Job, videos: Sequence[InputVideo], keys: dict[str, Any], left
     own: list[str] = []
     with closing(_shared_out(job, todo, keys, crew, own)) as steps:
         share = lambda: f"{job.clock.share():.0%} of the time in the model"  # noqa: E731
-        work = Work(job.models, job.views, job.batch, job.precision, job.out, job.limit)
+        work = Work(job.models, job.views, job.precision, job.out, job.fit)
         frames = sum(track(forecast(steps, work, todo, total, own), job.title, total=total, note=share))
     seconds, inside = job.clock.seconds(), job.clock.inside
     names = [video.name for video in videos]
     with crew.alone("manifest"):
         clear_shared(job.out)
         if not own or not (job.out / "manifest.json").is_file():  # else another worker has written it since
-            write_manifest(job.out, names, job.made_from, job.label_set, left_out, job.head(names))
+            made_from = job.made_from | _precisions(job, names)
+            write_manifest(job.out, names, made_from, job.label_set, left_out, job.head(names))
         counter = summaries(job.out, names, left_out)[1]
     done = tuple(name for name in names if name not in {video.name for video in todo})
     made = Predicted(tuple(own), done, frames, counter.counts(), seconds, inside)
@@ -156,6 +167,15 @@ def _make_all(job: Job, videos: Sequence[InputVideo], keys: dict[str, Any], left
     if counter:
         say_once(f"frames or videos left out, named in {job.out / 'manifest.json'}: {counter}")
     return made
+
+
+def _precisions(job: Job, videos: Sequence[str]) -> dict[str, Any]:
+    """That of the videos, which may be another one than this machine's; several if they were made on different machines."""
+    if not job.automatic:
+        return {}
+    heads = (next(read_record(job.out, video)) for video in videos)
+    found = sorted({head["made_from"].get("precision", job.precision) for head in heads})
+    return {"precision": found[0] if len(found) == 1 else found} if found else {}
 
 
 def _tell(made: Predicted, todo: int) -> None:
@@ -214,8 +234,7 @@ def make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[str
     defects = DefectCounter()
     frames = video.frames(lambda error: _on_defect(error, job.policy, defects))
     pixels = hashlib.sha256()
-    behind = frames_behind(job.at_once, job.views, job.window)
-    made = map_behind(partial(_finish, job, pixels), _smoothed(scored_frames(job, video.name, frames), job.window), behind)
+    made = map_behind(partial(_finish, job, pixels), _smoothed(scored_frames(job, video.name, frames), job.window), job.waiting)
     first = list(itertools.islice(made, 1))
     (job.out / "manifest.json").unlink(missing_ok=True)  # whoever finds none knows that the folder is unfinished
     record_path(job.out, video.name).unlink(missing_ok=True)
@@ -231,9 +250,10 @@ def make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[str
 
 
 def _finish(job: Job, pixels: "hashlib._Hash", one: Scored) -> Product:
-    """What is kept of a frame; its pixels join the hash of the video's."""
+    """What is kept of a frame; its pixels join the hash of the video's. Raises SemivssError where it does not fit memory."""
     pixels.update(np.ascontiguousarray(one.frame).data)
-    return job.product(*one)
+    with told(lambda: _not_fitting(job, f"frame {one.stem}")):
+        return job.product(*one)
 
 
 def _smoothed(items: Iterator[Scored], reach: int) -> Iterator[Scored]:
@@ -258,8 +278,7 @@ def scored_frames(job: Job, video: str, frames: Frames) -> Iterator[Scored]:
                 model.to(own_device(choose_accelerator()))
         timed = [TimedModel(model, job.clock) for model in job.models]
         ahead = _noted(read_ahead(frames, _READ), waiting, job.views)
-        fit = None if job.limit is None else partial(job.limit.fit, most=job.at_once)
-        for scores in stream_scores(timed, job.shares, ahead, job.views, job.at_once, job.precision, fit, job.out):
+        for scores in stream_scores(timed, job.shares, ahead, job.views, precision=job.precision, fit=job.fit, spill=job.out):
             done += 1
             yield Scored(*waiting.popleft(), scores)
     except NotFiniteError as error:
@@ -273,10 +292,15 @@ def scored_frames(job: Job, video: str, frames: Frames) -> Iterator[Scored]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        remedies = [] if job.batch == 1 else [f"lower {job.section}.batch in the recipe"]
-        remedies += ['set precision = "bf16"'] if job.precision == "32" and device_of(job.models[0]).type == "cuda" else []
-        remedies += ["cut smaller windows (views.crop)", "take smaller scales"]
-        raise not_fitting(f"{video}, frame {done + 1}", f"{job.batch} windows at a time", remedies, device_of(job.models[0])) from error
+        raise _not_fitting(job, f"{video}, frame {done + 1}") from error
+
+
+def _not_fitting(job: Job, where: str) -> SemivssError:
+    """A line for work that does not fit memory."""
+    remedies = [] if job.at_once == 1 else [f"lower {job.section}.batch in the recipe"]
+    remedies += ['set precision = "bf16"'] if job.precision == "32" and device_of(job.models[0]).type == "cuda" else []
+    remedies += ["cut smaller windows (views.crop)", "take smaller scales"]
+    return not_fitting(where, f"{counted(job.at_once, 'window')} at a time", remedies, device_of(job.models[0]))
 
 
 def _noted(frames: Frames, waiting: deque[tuple[str, np.ndarray]], views: Sequence[View]) -> Iterator[np.ndarray]:

@@ -5,7 +5,10 @@ the allocator keeps of freed blocks (`cost/forward_cost.py`); the frames' score 
 needs no values and takes about a second.
 """
 
+import contextlib
+import ctypes
 import functools
+import gc
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +20,7 @@ from semivss.cost.forward_cost import allocator_reserve, forward_cost
 from semivss.cost.model_cost import build_meta
 from semivss.errors import SemivssError
 from semivss.infer.on_demand import ModelOnDemand
-from semivss.infer.stream import Fit, FrameModel, frames_behind, frames_together
+from semivss.infer.stream import Fit, FrameModel, frames_together, windows_of
 from semivss.infer.views import Size, View, Window, views_from
 from semivss.models.bias_memory import biases_of
 from semivss.models.segmenter import Segmenter
@@ -42,6 +45,13 @@ def peak() -> int:
     return _status("VmHWM")
 
 
+def give_back() -> None:
+    """Have the C library give back what it keeps of freed memory, where it can (glibc): the next count begins below it."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _status(name: str) -> int:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -57,10 +67,9 @@ def limit_of(models: Sequence[FrameModel], settings: Predict | PseudoLabels) -> 
     probabilities = {"none": 0, "uint8": 1, "float16": 2}[settings.probabilities] if isinstance(settings, Predict) else 0
     window = settings.window if isinstance(settings, PseudoLabels) else 0
     views = views_from(settings.views)
-    behind = frames_behind(settings.batch, views, window)
-    if isinstance(settings, PseudoLabels) and settings.align:
-        views = (*views, replace(views[0], scale=1.0, flip=False))  # which the alignment looks at
-    return MemoryLimit(settings.memory, models, views, settings.precision, probabilities=probabilities, window=window, behind=behind)
+    aligned = isinstance(settings, PseudoLabels) and settings.align
+    others = (replace(views[0], scale=1.0, flip=False),) if aligned else ()  # which the alignment looks at
+    return MemoryLimit(settings.memory, models, views, settings.precision, others=others, probabilities=probabilities, window=window)
 
 
 class MemoryLimit:
@@ -73,9 +82,9 @@ class MemoryLimit:
         views: Sequence[View],
         precision: str,
         *,
+        others: Sequence[View] = (),
         probabilities: int = 0,
         window: int = 0,
-        behind: int = 1,
     ) -> None:
         """
         Args:
@@ -83,12 +92,12 @@ class MemoryLimit:
             models: those whose needs cannot be counted (exported ones) are taken to need none.
             views: of each frame.
             precision: of the forward pass, 32 or bf16.
+            others: views that frames are seen in at another time.
             probabilities: bytes that are written of each probability.
             window: frames on either side that join a distribution.
-            behind: frames whose scores wait until they are read, while the models run.
         """
         self._limit, self._models, self._views, self._precision = limit, models, views, precision
-        self._probabilities, self._window, self._behind = probabilities, window, behind
+        self._others, self._probabilities, self._window = others, probabilities, window
         self._before = resident()
         self._known = [model for model in models if isinstance(model, Segmenter | ModelOnDemand)]
         self._twins = [build_meta(model.settings, model.label_set, "cpu").eval() for model in self._known]
@@ -141,24 +150,24 @@ class MemoryLimit:
 
     def _needed(self, size: Size, batch: int, dtype: torch.dtype, together: bool) -> int:
         classes, pixels = len(self._models[0].label_set), math.prod(size)
-        windows = [window for view in self._views for window in view.windows(size)]
+        views = (*self._views, *self._others)
+        windows = [window for view in views for window in view.windows(size)]
         largest = max(windows, key=lambda window: window.height * window.width)
-        frames = frames_together(batch, len(windows)) + self._behind if together else 1  # some are read while the next are computed
+        chunk = frames_together(batch, windows_of(self._views, size)) if together else 1
+        frames = 2 * chunk if together else 1  # those of a batch are read while the next are computed
         total = pixels * classes * dtype.itemsize
         tables = sum(map(self._table, windows))
         maps = tables if 4 * tables <= total and together else total + total // 4 + self._table(largest)
         maps = maps * len(self._models) if together else maps + 2 * pixels * classes  # in half precision on its way to disk
         smoothed = 4 * pixels * classes * (2 * self._window + 3) if self._window else 0  # whole distributions, their sum and a warped one
-        waiting = 0 if together else pixels * (3 * self._spilled(size) + 2 * classes * len(self._models) * self._behind)
-        pictures = 3 * max(math.prod(view.size(size)) for view in self._views)
-        answers = pixels * (3 + 7 + classes * self._probabilities)
+        waiting = 0 if together else pixels * (3 * self._spilled(size) + 2 * classes * len(self._models))
+        pictures = 3 * max(math.prod(view.size(size)) for view in views)
+        answers = (_QUEUED + 2 * chunk) * pixels * (3 + 7 + classes * self._probabilities)
         stored = self._stored()
         weights = (sum(stored) if together else max(stored)) if stored else 0
         activations = self._activations((largest.height, largest.width), batch) if self._twins else 0
         outputs = 2 * batch * self._table(largest)
-        return (
-            self._before + weights + activations + outputs + frames * maps + smoothed + waiting + 5 * pictures + _QUEUED * answers + _ROOM
-        )
+        return self._before + weights + activations + outputs + frames * maps + smoothed + waiting + 5 * pictures + answers + _ROOM
 
     def _table(self, window: Window) -> int:
         """Bytes of a window's maps."""

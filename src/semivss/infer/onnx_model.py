@@ -189,7 +189,8 @@ class OnnxModel:
         high, wide = given
         return (
             f"{self.path}: was exported for frames of {made}, these are {got}; export the model with --size {high} {wide}, "
-            f"or resize frames with --base {made}, or cut them into windows with --crop {made}"
+            f"or resize frames with --base {made}, or cut them into windows with --crop {made}; "
+            "named --views bring sizes of their own: leave them out"
         )
 
 

@@ -163,7 +163,7 @@ def _chunks(frames: Iterable[Frame], views: Sequence[View], fit: Callable[[Size]
         if not chunk:
             size = (image.shape[1], image.shape[2])
             chosen = fit(size)
-            room = frames_together(chosen.batch, sum(len(view.windows(size)) for view in views)) if chosen.together else chosen.spilled
+            room = frames_together(chosen.batch, windows_of(views, size)) if chosen.together else chosen.spilled
         chunk.append(image)
         if len(chunk) >= room:
             yield chunk, chosen
@@ -172,14 +172,14 @@ def _chunks(frames: Iterable[Frame], views: Sequence[View], fit: Callable[[Size]
         yield chunk, chosen
 
 
+def windows_of(views: Sequence[View], size: Size) -> int:
+    """How many windows of a frame of a size a model sees."""
+    return sum(len(view.windows(size)) for view in views)
+
+
 def frames_together(batch: int, windows: int) -> int:
     """Frames that go through a model together, each of so many windows."""
     return max(1, batch // windows)
-
-
-def frames_behind(batch: int, views: Sequence[View], window: int) -> int:
-    """Frames whose scores may wait to be read while models run: those of a batch; one if they are whole distributions, for a window."""
-    return 1 if window else frames_together(batch, len(views))
 
 
 def _fused(
