@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 from crew import PixelModel, write_clips
-from torch import nn
 
 from semivss.errors import SemivssError
 from semivss.infer import budget as timing
@@ -113,7 +112,7 @@ def test_timing_leaves_nothing_behind(choose, tmp_path):
 
 
 def test_limits_of_biases_are_what_they_were_before_the_timing():
-    model = nn.Module()
+    model = PixelModel(pause=0.0)
     model.biases = BiasMemory(100)
     with timing._undone([model]):
         model.biases.shrink(10)
