@@ -192,6 +192,12 @@ def test_files_and_folders_predict_together(made):
     torch.testing.assert_close(together, list(stream_distribution([model], None, picture)), atol=1e-4, rtol=0)
 
 
+def test_a_limit_of_memory_says_that_exported_models_are_not_counted(made, tmp_path, capsys):
+    folder = frame_folder(tmp_path / "clip", 1, (60, 92))
+    predict([OnnxModel(made / "scores.onnx")], open_inputs(folder), tmp_path / "out", PLAIN.model_copy(update={"memory": 1 << 40}))
+    assert "1 window at a time; what exported models take is not counted" in capsys.readouterr().err
+
+
 def test_frames_of_another_size_are_told_with_both_sizes_and_what_helps(made, tmp_path):
     folder = frame_folder(tmp_path / "clip", 1, (64, 96))
     with pytest.raises(SemivssError) as told:

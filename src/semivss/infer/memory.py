@@ -125,7 +125,8 @@ class MemoryLimit:
             if needed <= self._limit:
                 self._leave_to_biases(self._limit - needed)
                 fit = Fit(batch, dtype, together, self._spilled(size))
-                say_once(f"memory for frames of {size[0]}x{size[1]}: {readable(needed)} expected of {readable(self._limit)}; {_words(fit)}")
+                told = f"memory for frames of {size[0]}x{size[1]}: {readable(needed)} expected of {readable(self._limit)}; {_words(fit)}"
+                say_once(told if len(self._known) == len(self._models) else f"{told}; what exported models take is not counted")
                 return fit
         raise SemivssError(
             f"memory {readable(self._limit)} is too little for frames of {size[0]}x{size[1]}: {readable(needed)} are needed at least, "
