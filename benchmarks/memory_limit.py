@@ -33,7 +33,6 @@ CASES = (  # what, models, words
     ("windows of 384, 3 scales x flip", 1, ("--scales", "0.8,1,1.25", "--flip", "--crop", "384x384")),
     ("released, two models", 2, ("--views", "released")),
 )
-UNITS = {"MB": 1e6, "GB": 1e9}
 RUN = """
 import sys
 from pathlib import Path
@@ -58,8 +57,7 @@ def main() -> None:
             Image.fromarray(np.random.default_rng(index).integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(clip / f"{index}.png")
         for what, count, words in CASES[: 2 if quick else None]:
             _, said = predict(root, models[:count], words, 1e7)
-            number, unit = re.search(r"([0-9.]+) ([MG]B) are needed at least", said).groups()  # type: ignore[union-attr]
-            least = float(number) * UNITS[unit] + 0.05e9  # the line's last digit
+            least = 1e6 * float(re.search(r"([0-9,]+) MB are needed at least", said)[1].replace(",", ""))  # type: ignore[index]
             for limit in (least, 1.3 * least, 2 * least):
                 measure(root, models[:count], what, words, limit)
 
@@ -72,9 +70,9 @@ def save(folder: Path, seed: int) -> Path:
 
 def measure(root: Path, models: list[Path], what: str, words: tuple[str, ...], limit: float) -> None:
     peak, said = predict(root, models, words, limit)
-    number, unit, how = re.search(r"([0-9.]+) ([MG]B) expected of .*?; (.*)", said).groups()  # type: ignore[union-attr]
+    number, how = re.search(r"([0-9,]+) MB expected of .*?; (.*)", said).groups()  # type: ignore[union-attr]
     row = {"what": f"predict --memory, {what}", "value": round(peak / limit, 3), "unit": "of the limit", "limit_gb": round(limit / 1e9, 2)}
-    row |= {"expected": round(peak / (float(number) * UNITS[unit]), 3), "how": how, "machine": machine()}
+    row |= {"expected": round(peak / (1e6 * float(number.replace(",", ""))), 3), "how": how, "machine": machine()}
     print(json.dumps(row), flush=True)
 
 

@@ -80,7 +80,7 @@ def test_wrong_paths_are_told_before_torch_is_loaded(tmp_path):
         ("predict", run, tmp_path / "gone.mp4"): f"{tmp_path / 'gone.mp4'}: no such file or folder",
         ("predict", run, frames, "--out", file): f"{file}: a file, not a folder",
         ("pseudo-label", run, frames, "--out", file / "deep" / "er"): f"{file}: a file, not a folder",
-        ("predict", tmp_path / "gone", frames): f"{tmp_path / 'gone'}: no model there",
+        ("predict", tmp_path / "gone", frames): f"{tmp_path / 'gone'}: no such file or folder",
     }
     words = json.dumps([[str(word) for word in line] for line in mistakes])
     done = subprocess.run([sys.executable, "-c", MISTAKES, words], capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -21,12 +21,14 @@ from filelock import FileLock, Timeout
 
 from semivss.atomic import atomic_bytes, atomic_json
 from semivss.errors import SemivssError
+from semivss.progress import say
 
 _LOCK = ".lock"
 _HOLDER = ".lock.json"  # who has the folder alone, for the one who is turned away
 _WORKERS = ".workers"
 _JOB = "job.json"
 _PATIENCE = 1.0  # seconds after which the lock is looked at again; whoever comes or goes holds it for milliseconds
+_TELLING = 5  # times, after which a line says so
 _END_OF_PATIENCE = 60  # times
 
 
@@ -88,17 +90,25 @@ class Crew:
     @contextlib.contextmanager
     def claim(self, item: str) -> Iterator[Claim | None]:
         """Hold `item` for the length of the block; none if another worker holds it."""
-        name = hashlib.sha256(item.encode()).hexdigest()[:32]
-        lock = FileLock(self.out / _WORKERS / f"{name}.lock", timeout=0)
+        path = self._path(item)
+        lock = FileLock(path.with_suffix(".lock"), timeout=0)
         try:
             lock.acquire()
         except Timeout:
             yield None
             return
         try:
-            yield Claim(self.out / _WORKERS / f"{name}.json")
+            yield Claim(path)
         finally:
             lock.release()
+
+    def holder(self, item: str) -> str:
+        """Who works on `item`, for people."""
+        return _who(self._path(item))
+
+    def _path(self, item: str) -> Path:
+        """Of the note on an item."""
+        return self.out / _WORKERS / f"{hashlib.sha256(item.encode()).hexdigest()[:32]}.json"
 
 
 @contextlib.contextmanager
@@ -146,6 +156,8 @@ def _entrance(out: Path) -> Iterator[None]:
             except Timeout as error:
                 if (out / _HOLDER).exists() or attempt == _END_OF_PATIENCE:
                     raise SemivssError(_taken(out, _who(out / _HOLDER))) from error
+                if attempt == _TELLING:
+                    say(f"{out}: waiting for whoever holds {_LOCK} there, {_END_OF_PATIENCE * _PATIENCE:.0f} s at the most")
     except OSError as error:
         raise SemivssError(f"{out}: cannot write there ({error.strerror}); choose another folder with --out") from error
     try:

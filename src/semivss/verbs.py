@@ -338,6 +338,8 @@ def model_folder(path: Path) -> Path:
     """`path` itself if it is a model folder, or the model of the run folder `path`. Raises SemivssError if it is neither."""
     if _is_exported(path):
         raise SemivssError(f"{path}: an exported model can only predict; give the model folder that it was made from")
+    if not path.exists():
+        raise SemivssError(f"{path}: no such file or folder; give a folder written by semivss train, such as runs/NAME/student/model")
     found = _model_in(path)
     if found is None:
         raise SemivssError(

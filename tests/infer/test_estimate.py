@@ -144,4 +144,6 @@ def test_a_scale_that_leaves_nothing_to_see_is_refused(tmp_path):
     with pytest.raises(SemivssError, match=r"scale 0\.25 makes a view of 16x24 pixels, and models need 32 a side") as told:
         predict([PixelModel()], inputs, tmp_path / "out", Predict(views=Views(scales=(1.0, 0.25))))
     assert "larger scales" in str(told.value)
+    with pytest.raises(SemivssError, match=r"scale 1 makes a view of 10x10 pixels, and models need 32 a side"):
+        predict([PixelModel()], inputs, tmp_path / "out", Predict(views=Views(base=(10, 10))))
     assert not list((tmp_path / "out").glob("v0*"))

@@ -8,6 +8,7 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -287,6 +288,33 @@ def test_outputs_never_replace_inputs(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="would replace this input"):
             predict([ColorModel()], open_inputs(source), tmp_path, Predict())
         assert files(tmp_path) == before
+
+
+def test_predictions_never_lie_among_frames(tmp_path: Path) -> None:
+    folder = frame_folder(tmp_path / "clip")
+    before = files(folder)
+    with pytest.raises(DataError, match="or lie in its folder"):
+        predict([ColorModel()], open_inputs(folder), folder, Predict())
+    assert files(folder) == before
+
+
+def test_a_video_whose_frames_change_size_ends_there_or_stops_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "change.h264"
+    for height, width in ((48, 64), (32, 48)):
+        with av.open(tmp_path / "part.h264", "w", format="h264") as part:
+            stream = part.add_stream("libx264", rate=15, options={"tune": "zerolatency"})
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+            for value in (50, 100, 150):
+                part.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((height, width, 3), value, np.uint8), format="rgb24")))
+            part.mux(stream.encode(None))
+        with path.open("ab") as whole:
+            whole.write((tmp_path / "part.h264").read_bytes())
+    with pytest.raises(DefectError, match="its frames change size from 64x48 to 48x32"):
+        predict([ColorModel()], open_inputs(path), tmp_path / "strict", QUICK)
+    more = frame_folder(tmp_path / "more")
+    done = predict([ColorModel()], open_inputs([path, more]), tmp_path / "skip", QUICK, policy="skip")
+    assert (done.predicted, done.defects) == (("change", "more"), {"size_change": 1})
+    assert len(list((tmp_path / "skip" / "change").glob("*.png"))) == 3
 
 
 def test_predictions_never_lie_in_the_folder_of_their_input(tmp_path: Path) -> None:

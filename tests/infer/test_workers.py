@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,23 @@ def test_a_shard_of_a_dead_worker_is_cleared_up_and_told_in_one_line(inputs, lab
     assert len(lines) == 1
     assert re.fullmatch(rf"v0: process {victim.pid} on \S+ \(since .*\) began it and is gone; what it left is cleared up .*", lines[0])
     assert everything(out) == labelled
+
+
+def test_a_worker_that_waits_says_for_whom(inputs, tmp_path, monkeypatch, capsys):
+    out, said = tmp_path / "out", ""
+    monkeypatch.setattr("semivss.infer.job._PATIENCE", 0.1)
+    worker = threading.Thread(target=label, args=(inputs, out), daemon=True)
+    worker.start()
+    while not (out / ".workers" / "job.json").is_file():
+        time.sleep(0.002)
+    job = json.loads((out / ".workers" / "job.json").read_text())
+    with joined(out, job) as other, other.claim(f"v{VIDEOS - 1}") as claim, claim.begun():
+        until = time.monotonic() + 60
+        while "waiting for" not in said and time.monotonic() < until:
+            time.sleep(0.05)
+            said += capsys.readouterr().err
+    worker.join()
+    assert f"waiting for v{VIDEOS - 1}: process {os.getpid()} on " in said
 
 
 def test_a_worker_waits_for_the_video_of_another_and_takes_it_over(inputs, labelled, tmp_path):

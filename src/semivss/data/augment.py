@@ -181,8 +181,13 @@ class Patch:
         (top, above), (left, before) = (_start(*axis) for axis in zip(geometry.corner, geometry.source, geometry.resized, strict=True))
         steps = [source / resized for source, resized in zip(geometry.source, geometry.resized, strict=True)]
         bottom, right = (int((end - 0.5) * step - 0.5) + 2 for end, step in zip(ends, steps, strict=True))
+        rows, columns = slice(top, min(bottom, geometry.source[0])), slice(left, min(right, geometry.source[1]))
+        sizes = rows.stop - rows.start, columns.stop - columns.start
+        kept = all(round(size * (r / s)) == size for size, r, s in zip(sizes, geometry.resized, geometry.source, strict=True))
+        if kept and geometry.resized != geometry.source:  # OpenCV copies a picture whose rounded size stays, whatever its scale
+            return cls(slice(0, geometry.source[0]), slice(0, geometry.source[1]), geometry.corner, ends[0] * ends[1])
         skipped = geometry.corner[0] - above, geometry.corner[1] - before
-        return cls(slice(top, bottom), slice(left, right), skipped, (ends[0] - above) * (ends[1] - before))
+        return cls(rows, columns, skipped, (ends[0] - above) * (ends[1] - before))
 
 
 def _start(first: int, source: int, resized: int) -> tuple[int, int]:

@@ -99,6 +99,8 @@ def _begin(out: Path, job: dict[str, Any]) -> None:
     elif any(entry for entry in out.iterdir() if not entry.name.startswith(".")):
         raise DataError(f"{out}: is not empty; choose a new folder")
     atomic_json(file, job)
+    for left in out.rglob(".*.tmp"):  # by a process that died
+        left.unlink(missing_ok=True)
 
 
 def _vspw(root: Path, out: Path, short_side: int, quality: int, policy: Policy) -> int:

@@ -54,14 +54,21 @@ class VideoFile:
         when there is none. Frames behind a gap keep counting without one.
 
         Raises:
-            DefectError: kind truncated or corrupt_video, after all good frames were yielded.
+            DefectError: kind truncated, corrupt_video or size_change, after all good frames before it were yielded.
         """
         tally = Tally()
         with opened(self.path) as (container, stream):
             stream.thread_type = "AUTO"
             tally.expect(container, stream)
             for index, frame in enumerate(decoded(container, stream, tally)):
-                yield stem(index), self.upright.rgb(frame)
+                try:
+                    picture = self.upright.rgb(frame)
+                except DefectError as error:  # of another size, and so is what follows
+                    if on_defect is None:
+                        raise
+                    on_defect(error)
+                    return
+                yield stem(index), picture
         defect = tally.defect(self.path)
         if defect is None:
             return

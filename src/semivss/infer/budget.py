@@ -72,7 +72,9 @@ def choose_views(budget: Budget, job_of: Callable[[Views], Job], videos: Sequenc
     with FileLock(out / f"{FILE}.lock"):
         kept = _kept(out, budget, jobs, videos)
         if kept is not None:
-            say_once(f"views: {kept}, as chosen for {out} before; another folder would be timed anew")
+            say_once(
+                f"views: {kept}, as was chosen for {out} (expected then: {_record_of(out)['told']}); another folder would be timed anew"
+            )
             return budget.views[kept]
         for folder in out.glob(f"{_TIMING}*"):
             shutil.rmtree(folder, ignore_errors=True)  # of a process that died
@@ -88,7 +90,8 @@ def choose_views(budget: Budget, job_of: Callable[[Views], Job], videos: Sequenc
             )
         chosen = fitting[-1]
         say_once(f"views: {chosen}, the largest that fits {duration(budget.seconds)}; expected: {_told(expected)}")
-        atomic_json(out / FILE, _record(budget, chosen, jobs[chosen]))
+        record = {"chosen": chosen, "seconds": budget.seconds, "told": _told(expected), "made_from": jobs[chosen].made_from}
+        atomic_json(out / FILE, record)
     return budget.views[chosen]
 
 
@@ -113,21 +116,23 @@ def _told(expected: Mapping[str, Expected]) -> str:
     return ", ".join(f"{name} {'' if one.timed else 'about '}{duration(one.seconds)}" for name, one in expected.items())
 
 
-def _record(budget: Budget, chosen: str, job: Job) -> dict[str, Any]:
-    return {"chosen": chosen, "seconds": budget.seconds, "made_from": job.made_from}
+def _record_of(out: Path) -> dict[str, Any]:
+    """What was chosen for a folder; empty where nobody knows."""
+    try:
+        record = dict(json.loads((out / FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+    return record if {"chosen", "seconds", "told", "made_from"} <= set(record) else {}
 
 
 def _kept(out: Path, budget: Budget, jobs: Mapping[str, Job], videos: Iterable[InputVideo]) -> str | None:
     """The views that the folder is to go on with; none where there are none, or they were chosen for other models or settings."""
-    try:
-        record = json.loads((out / FILE).read_text())
-        chosen, seconds, made_from = record["chosen"], record["seconds"], record["made_from"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+    record = _record_of(out)
+    chosen = str(record.get("chosen"))
     job = jobs.get(chosen)
-    if job is None or json.loads(json.dumps(job.made_from)) != made_from:
+    if job is None or json.loads(json.dumps(job.made_from)) != record["made_from"]:
         return None
-    same = bool(seconds == budget.seconds)
+    same = bool(record["seconds"] == budget.seconds)
     return chosen if same or any(_is_finished(job, video) for video in videos) else None
 
 

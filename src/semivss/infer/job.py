@@ -28,7 +28,7 @@ from semivss.errors import DataError, DefectError, SemivssError
 from semivss.infer.ahead import map_behind, read_ahead
 from semivss.infer.estimate import Work, forecast
 from semivss.infer.finished import is_finished
-from semivss.infer.inputs import Frames, InputVideo, from_dataset
+from semivss.infer.inputs import ClipInput, Frames, InputVideo, from_dataset
 from semivss.infer.manifest import summaries, versions, write_manifest
 from semivss.infer.memory import MemoryLimit
 from semivss.infer.model_time import ModelClock, TimedModel
@@ -44,7 +44,8 @@ from semivss.temporal.window import Labelled, window_mean
 from semivss.wording import counted
 
 _READ = 4  # frames that may be read before the models ask for them
-_LOOK_EVERY = 0.2  # seconds between looks at the videos that other workers make
+_LOOK_EVERY = 0.2  # seconds between looks at the videos that other workers make, and after which ...
+_PATIENCE = 10.0  # a line says what is waited for
 
 
 class Scored(NamedTuple):
@@ -162,7 +163,7 @@ def _make_all(job: Job, videos: Sequence[InputVideo], keys: dict[str, Any], left
     done = tuple(name for name in names if name not in {video.name for video in todo})
     made = Predicted(tuple(own), done, frames, counter.counts(), seconds, inside)
     _tell(made, len(todo))
-    if job.limit is not None:
+    if job.limit is not None and frames:
         job.limit.tell()
     if counter:
         say_once(f"frames or videos left out, named in {job.out / 'manifest.json'}: {counter}")
@@ -202,6 +203,7 @@ def _shared_out(job: Job, todo: Sequence[InputVideo], keys: dict[str, Any], crew
     Yields whether a frame was made here for each frame that is made; the names of the videos made here go into `own`.
     """
     waiting = deque(todo)
+    patience = _PATIENCE
     while waiting:
         idle = True
         for _ in range(len(waiting)):
@@ -210,7 +212,7 @@ def _shared_out(job: Job, todo: Sequence[InputVideo], keys: dict[str, Any], crew
                 if claim is None:
                     waiting.append(video)
                     continue
-                idle = False
+                idle, patience = False, _PATIENCE
                 key = keys[video.name]
                 if job.is_finished(video.name, key):
                     yield from itertools.repeat(False, video.count() or 0)
@@ -223,6 +225,9 @@ def _shared_out(job: Job, todo: Sequence[InputVideo], keys: dict[str, Any], crew
                         yield True
         if idle:
             time.sleep(_LOOK_EVERY)
+            before, patience = patience, patience - _LOOK_EVERY
+            if before > 0 >= patience:
+                say(f"waiting for {waiting[0].name}: {crew.holder(waiting[0].name)} makes it")
 
 
 def make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[str]:
@@ -323,7 +328,8 @@ def _check_target(video: InputVideo, out: Path) -> None:
         raise DataError(f"video {video.name!r}: its predictions cannot have that name; rename the video")
     targets = {(out / video.name).resolve(), overlay_path(out, video.name).resolve()}
     for source in video.sources():
-        if {source.resolve(), *source.resolve().parents} & targets:
+        among_frames = isinstance(video, ClipInput) and source.resolve().parent == out.resolve()
+        if among_frames or {source.resolve(), *source.resolve().parents} & targets:
             raise DataError(
                 f"{source}: predictions in {out} would replace this input or lie in its folder; choose another folder with --out"
             )

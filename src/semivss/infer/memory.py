@@ -27,12 +27,12 @@ from semivss.models.segmenter import Segmenter
 from semivss.posterior import STRIDE
 from semivss.progress import say_once
 from semivss.settings import Predict, PseudoLabels
-from semivss.wording import readable
 
 SPILL = 2 << 30  # bytes of score maps that may wait on disk while models take turns, and ...
 SPILLED = 64  # ... frames, each of which is an open file a model
 _QUEUED = 16  # pictures and answers that wait to be seen or written, at most
-_ROOM = 128 << 20  # bytes for everything small, and what the count is off by: a limit that is nearly used up was missed by up to 0.1 GB
+_UNSTEADY = 10_000_000  # bytes that a process holds more or less before its models run, from call to call
+_ROOM = 192 << 20  # bytes for everything small, and what the count is off by: up to 75 MB in 160 frames
 
 
 def resident() -> int:
@@ -108,8 +108,8 @@ class MemoryLimit:
     def tell(self) -> None:
         """What was really taken."""
         over = peak() - self._limit
-        told = f"; {readable(over)} too much, for the count was too low: leave more room below the limit" if over > 0 else ""
-        say_once(f"memory: {readable(peak())} at the most, {readable(self._limit)} allowed{told}")
+        told = f"; {_megabytes(over)} too much, for the count was too low: leave more room below the limit" if over > 0 else ""
+        say_once(f"memory: {_megabytes(peak())} at the most, {_megabytes(self._limit)} allowed{told}")
 
     def _fit(self, size: Size, most: int) -> Fit:
         """For frames of `size`: up to `most` windows at a time, sums in half precision only if they must be.
@@ -125,12 +125,15 @@ class MemoryLimit:
             if needed <= self._limit:
                 self._leave_to_biases(self._limit - needed)
                 fit = Fit(batch, dtype, together, self._spilled(size))
-                told = f"memory for frames of {size[0]}x{size[1]}: {readable(needed)} expected of {readable(self._limit)}; {_words(fit)}"
+                told = (
+                    f"memory for frames of {size[0]}x{size[1]}: {_megabytes(needed)} expected of {_megabytes(self._limit)}; {_words(fit)}"
+                )
                 say_once(told if len(self._known) == len(self._models) else f"{told}; what exported models take is not counted")
                 return fit
+        least, before = _megabytes(needed + _UNSTEADY), _megabytes(self._before)
         raise SemivssError(
-            f"memory {readable(self._limit)} is too little for frames of {size[0]}x{size[1]}: {readable(needed)} are needed at least, "
-            f"{readable(self._before)} of them before the models run; allow more, cut smaller windows (views.crop) or take smaller scales"
+            f"memory {_megabytes(self._limit)} is too little for frames of {size[0]}x{size[1]}: {least} are needed at least, {before} of "
+            "them before the models run; allow more, cut smaller windows (views.crop) or take smaller scales"
         )
 
     def _leave_to_biases(self, room: int) -> None:
@@ -182,6 +185,11 @@ class MemoryLimit:
 def _columns(twin: Segmenter) -> int:
     settings = twin.settings
     return settings.mask2former.queries if settings.head == "mask2former" else len(twin.label_set)
+
+
+def _megabytes(count: int) -> str:
+    """Rounded up; gigabytes would hide what a limit is about."""
+    return f"{math.ceil(count / 1e6):,} MB"
 
 
 def _words(fit: Fit) -> str:

@@ -122,7 +122,7 @@ def demand_size(views: Sequence[View], frame: Size) -> None:
     for view in views:
         start = view.base or frame
         scale = view.scale if view.short_side is None else view.scale * view.short_side / min(frame)
-        if round(min(start) * scale) < SMALLEST <= min(start):
+        if round(min(start) * scale) < SMALLEST <= min(frame):
             raise SemivssError(
                 f"scale {view.scale:g} makes a view of {start[0] * scale:.0f}x{start[1] * scale:.0f} pixels, and models need "
                 f"{SMALLEST} a side, the stride of their coarsest features; take larger scales, or a larger base or short side"
