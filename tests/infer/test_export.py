@@ -348,7 +348,8 @@ def test_wrong_words_of_export(made, tmp_path):
     assert "write height and width in pixels" in fails("export", model, "--size", 0, 92)
     assert "--size" in fails("export", model, "--size", "60x92")
     assert "scores" in fails("export", model, "--size", 60, 92, "--kind", "logits")
-    assert "no model there" in fails("export", tmp_path / "gone", "--size", 60, 92)
+    assert "no such file or folder" in fails("export", tmp_path / "gone", "--size", 60, 92)
+    assert "no model there" in fails("export", tmp_path, "--size", 60, 92)
     assert "give the model folder that it was made from" in fails("export", made / "scores.onnx", "--size", 60, 92)
 
 
