@@ -18,7 +18,7 @@ from semivss.tensors import IGNORE, Distribution, MaskLogits, PixelLogits, Split
 STRIDE = 4  # image pixels a cell of a Segmenter's maps stands for, in each direction
 MOST_FACTOR = 10.0  # of a class in distribution alignment
 _VECTOR = 16  # numbers that a processor works on at once
-_RANGE = 60  # logits this far apart have powers that float32 still holds exactly
+_RANGE = 60  # logits that lie no farther apart have powers that are normal numbers of float32
 _CLASSES_AT_ONCE = 16  # the entropy's temporary values: a slice of the classes at a time
 
 

@@ -1,5 +1,7 @@
 """Numbers and things in, words for people out."""
 
+import math
+
 
 def counted(number: int, noun: str) -> str:
     """`1 video`, `2,000 videos`."""
@@ -12,6 +14,11 @@ def readable(count: int | float) -> str:
         if count >= size:
             return f"{count / size:.{digits}f} {unit}"
     return f"{count / 1e3:.0f} kB"
+
+
+def megabytes(count: int | float) -> str:
+    """Bytes in whole MB, rounded up, where gigabytes would hide what counts."""
+    return f"{math.ceil(count / 1e6):,} MB"
 
 
 def duration(seconds: int | float) -> str:

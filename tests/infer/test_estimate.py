@@ -19,7 +19,7 @@ from semivss.infer.views import View, views_from
 from semivss.models.zoo import build_segmenter
 from semivss.presets import PRESETS
 from semivss.settings import Model, Predict, Views
-from semivss.wording import duration, operations, readable
+from semivss.wording import duration, megabytes, operations, readable
 
 
 @pytest.fixture
@@ -50,6 +50,7 @@ def test_durations(seconds, words):
 
 def test_words_for_operations_and_bytes():
     assert [operations(count) for count in (5e9, 34.5e12, 2.011e15, 5.8e19)] == ["5 GFLOP", "34.5 TFLOP", "2.01 PFLOP", "58 EFLOP"]
+    assert [megabytes(count) for count in (1, 956e6, 1_050_000_001)] == ["1 MB", "956 MB", "1,051 MB"]
     assert [readable(count) for count in (4_400, 640e6, 3.2e9, 1.25e12)] == ["4 kB", "640 MB", "3.2 GB", "1.2 TB"]
 
 

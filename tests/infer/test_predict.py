@@ -379,7 +379,7 @@ def test_answers_that_do_not_fit_memory_are_told_in_one_line_too(tmp_path: Path,
         raise MemoryError
 
     monkeypatch.setattr("semivss.infer.predict.read_answers", greedy)
-    with pytest.raises(SemivssError, match=r"frame 0\w*: out of memory with 4 windows at a time"):
+    with pytest.raises(SemivssError, match=r"clip, frame 0\w*: out of memory with 4 windows at a time"):
         predict([ColorModel()], open_inputs(frame_folder(tmp_path / "in" / "clip")), tmp_path / "out", QUICK)
 
 

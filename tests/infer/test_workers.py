@@ -106,6 +106,15 @@ def test_a_worker_that_waits_says_for_whom(inputs, tmp_path, monkeypatch, capsys
     assert f"waiting for v{VIDEOS - 1}: process {os.getpid()} on " in said
 
 
+def test_who_waits_at_the_door_is_told_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("semivss.lock._PATIENCE", 0.02)
+    door = FileLock(tmp_path / ".lock", thread_local=False)
+    door.acquire()
+    threading.Timer(0.5, door.release).start()
+    with joined(tmp_path, {}):
+        assert f"{tmp_path}: waiting for whoever holds .lock there" in capsys.readouterr().err
+
+
 def test_a_worker_waits_for_the_video_of_another_and_takes_it_over(inputs, labelled, tmp_path):
     """The other holds the last video and never makes it."""
     out = tmp_path / "out"

@@ -4,6 +4,7 @@ Section 3.2 of arXiv 2406.00587: random resize, random crop in which no class ta
 distortion. The crop is chosen first, so that resize, crop and flip are one pass over an image, and little outside the crop is computed.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -185,7 +186,7 @@ class Patch:
         sizes = rows.stop - rows.start, columns.stop - columns.start
         kept = all(round(size * (r / s)) == size for size, r, s in zip(sizes, geometry.resized, geometry.source, strict=True))
         if kept and geometry.resized != geometry.source:  # OpenCV copies a picture whose rounded size stays, whatever its scale
-            return cls(slice(0, geometry.source[0]), slice(0, geometry.source[1]), geometry.corner, ends[0] * ends[1])
+            return cls(slice(0, geometry.source[0]), slice(0, geometry.source[1]), geometry.corner, math.prod(geometry.resized))
         skipped = geometry.corner[0] - above, geometry.corner[1] - before
         return cls(rows, columns, skipped, (ends[0] - above) * (ends[1] - before))
 

@@ -239,7 +239,7 @@ def make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[str
     defects = DefectCounter()
     frames = video.frames(lambda error: _on_defect(error, job.policy, defects))
     pixels = hashlib.sha256()
-    made = map_behind(partial(_finish, job, pixels), _smoothed(scored_frames(job, video.name, frames), job.window), job.waiting)
+    made = map_behind(partial(_finish, job, video.name, pixels), _smoothed(scored_frames(job, video.name, frames), job.window), job.waiting)
     first = list(itertools.islice(made, 1))
     (job.out / "manifest.json").unlink(missing_ok=True)  # whoever finds none knows that the folder is unfinished
     record_path(job.out, video.name).unlink(missing_ok=True)
@@ -254,10 +254,10 @@ def make_video(job: Job, video: InputVideo, key: dict[str, Any]) -> Iterator[str
         (job.out / left).unlink(missing_ok=True)  # of an earlier call with other settings
 
 
-def _finish(job: Job, pixels: "hashlib._Hash", one: Scored) -> Product:
+def _finish(job: Job, video: str, pixels: "hashlib._Hash", one: Scored) -> Product:
     """What is kept of a frame; its pixels join the hash of the video's. Raises SemivssError where it does not fit memory."""
     pixels.update(np.ascontiguousarray(one.frame).data)
-    with told(lambda: _not_fitting(job, f"frame {one.stem}")):
+    with told(lambda: _not_fitting(job, f"{video}, frame {one.stem}")):
         return job.product(*one)
 
 

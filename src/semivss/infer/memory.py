@@ -27,6 +27,7 @@ from semivss.models.segmenter import Segmenter
 from semivss.posterior import STRIDE
 from semivss.progress import say_once
 from semivss.settings import Predict, PseudoLabels
+from semivss.wording import megabytes
 
 SPILL = 2 << 30  # bytes of score maps that may wait on disk while models take turns, and ...
 SPILLED = 64  # ... frames, each of which is an open file a model
@@ -108,8 +109,8 @@ class MemoryLimit:
     def tell(self) -> None:
         """What was really taken."""
         over = peak() - self._limit
-        told = f"; {_megabytes(over)} too much, for the count was too low: leave more room below the limit" if over > 0 else ""
-        say_once(f"memory: {_megabytes(peak())} at the most, {_megabytes(self._limit)} allowed{told}")
+        told = f"; {megabytes(over)} too much, for the count was too low: leave more room below the limit" if over > 0 else ""
+        say_once(f"memory: {megabytes(peak())} at the most, {megabytes(self._limit)} allowed{told}")
 
     def _fit(self, size: Size, most: int) -> Fit:
         """For frames of `size`: up to `most` windows at a time, sums in half precision only if they must be.
@@ -125,14 +126,12 @@ class MemoryLimit:
             if needed <= self._limit:
                 self._leave_to_biases(self._limit - needed)
                 fit = Fit(batch, dtype, together, self._spilled(size))
-                told = (
-                    f"memory for frames of {size[0]}x{size[1]}: {_megabytes(needed)} expected of {_megabytes(self._limit)}; {_words(fit)}"
-                )
+                told = f"memory for frames of {size[0]}x{size[1]}: {megabytes(needed)} expected of {megabytes(self._limit)}; {_words(fit)}"
                 say_once(told if len(self._known) == len(self._models) else f"{told}; what exported models take is not counted")
                 return fit
-        least, before = _megabytes(needed + _UNSTEADY), _megabytes(self._before)
+        least, before = megabytes(needed + _UNSTEADY), megabytes(self._before)
         raise SemivssError(
-            f"memory {_megabytes(self._limit)} is too little for frames of {size[0]}x{size[1]}: {least} are needed at least, {before} of "
+            f"memory {megabytes(self._limit)} is too little for frames of {size[0]}x{size[1]}: {least} are needed at least, {before} of "
             "them before the models run; allow more, cut smaller windows (views.crop) or take smaller scales"
         )
 
@@ -185,11 +184,6 @@ class MemoryLimit:
 def _columns(twin: Segmenter) -> int:
     settings = twin.settings
     return settings.mask2former.queries if settings.head == "mask2former" else len(twin.label_set)
-
-
-def _megabytes(count: int) -> str:
-    """Rounded up; gigabytes would hide what a limit is about."""
-    return f"{math.ceil(count / 1e6):,} MB"
 
 
 def _words(fit: Fit) -> str:
